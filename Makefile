@@ -1,0 +1,91 @@
+# Everything is installed in .venv, from the lock files; nothing outside this folder is changed.
+PYTHON ?= python3.11
+PIP_VERSION := 26.3
+PORT ?= 5000
+ARGS ?=
+
+BIN := .venv/bin
+RUNTIME := .venv/.runtime-installed
+DEV := .venv/.dev-installed
+
+# The stages that DVC starts say `python`.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export RAY_USAGE_STATS_ENABLED := 0
+export HF_HUB_DISABLE_TELEMETRY := 1
+# Two stages on the same cores: threads that spin while they wait would starve each other.
+export OMP_WAIT_POLICY := PASSIVE
+# Without bytecode files every stage and every Ray worker would compile its imports anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro ui test test-slow lint lock clean
+.DELETE_ON_ERROR:
+
+help: ## list what can be made
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo "Variables: PYTHON=$(PYTHON) (a Python 3.11), PORT=$(PORT) (of make ui), ARGS= (more arguments of dvc or pytest)."
+
+$(RUNTIME): requirements.lock pyproject.toml
+	@command -v "$(PYTHON)" >/dev/null || { echo "make: no $(PYTHON) here: install Python 3.11," \
+		"or name one, as in 'make setup PYTHON=python3'" >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip==$(PIP_VERSION)
+	@echo "Installing the packages of requirements.lock into .venv: minutes, and 3 GB of disk."
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV): $(RUNTIME) requirements-dev.lock
+	$(BIN)/python -m pip install --quiet -r requirements.lock -r requirements-dev.lock
+	@touch $@
+
+setup: $(RUNTIME) ## install everything that runs the pipeline, into .venv
+# A source archive has no git work tree for DVC to ask.
+	@[ -e .git ] || grep -qs no_scm .dvc/config.local || $(BIN)/dvc config --local core.no_scm true
+
+repro: setup ## run what has changed of the pipeline, then print the table
+	@$(BIN)/python -m pipelines.params params.yaml
+	$(BIN)/dvc repro $(ARGS)
+	@$(BIN)/genmodels compare
+	@printf '%s\n' '' \
+		'The report:            out/main/report/report.html' \
+		'Every run, in MLflow:  make ui' \
+		'Change one number:     edit params.yaml and run make repro again: only what depends on it runs,' \
+		'                       or .venv/bin/dvc exp run -S train.vae.latent=8'
+
+ui: setup ## open the tracked runs in MLflow, on loopback
+	$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db
+
+test: setup $(DEV) ## run the quick tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: setup $(DEV) ## run the slow tests too
+	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+lint: $(DEV) ## check style, types and who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# torch pins its own CUDA wheels: left out, the locks serve machines without a GPU as well.
+PIN := sed 's/+[[:alnum:].]*$$//' | grep -vE '^(cuda-|nvidia-|triton==)'
+PINNED_BY := every package, pinned, for CPython 3.11. Written by `make lock` from pyproject.toml.
+
+lock: ## write the lock files anew, with the newest releases that fit together
+	rm -rf .scratch/lock
+	"$(PYTHON)" -m venv .scratch/lock
+	.scratch/lock/bin/python -m pip install --quiet --upgrade pip==$(PIP_VERSION) setuptools
+	.scratch/lock/bin/python -m pip install --quiet -e .
+	.scratch/lock/bin/python -m pip freeze --all --exclude pip --exclude-editable | $(PIN) > .scratch/lock/runtime
+	.scratch/lock/bin/python -m pip install --quiet -e '.[dev]'
+	.scratch/lock/bin/python -m pip freeze --all --exclude pip --exclude-editable | $(PIN) > .scratch/lock/all
+	{ echo '# What genmodels runs on: $(PINNED_BY)'; cat .scratch/lock/runtime; } > requirements.lock
+	{ echo '# What tests and lint need besides requirements.lock: $(PINNED_BY)'; \
+		grep -vxFf .scratch/lock/runtime .scratch/lock/all; } > requirements-dev.lock
+	rm -rf .scratch/lock
+
+clean: ## remove caches and build files; .venv, results and checkpoints stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

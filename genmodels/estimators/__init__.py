@@ -1,0 +1,1 @@
+"""log Z, likelihood bounds, divergences, sample quality and chain diagnostics, each as an Estimate."""

@@ -1,0 +1,67 @@
+"""Maximum likelihood where it has a formula."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genmodels.errors import InputError
+from genmodels.learners import covariance
+from genmodels.models.gaussian import Gaussian
+from genmodels.models.independent import Independent
+from genmodels.streams import Key
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """Fits Independent and Gaussian in one step, which has to see all the data.
+
+    Independent: p_i = (Σ v_i + a) / (n + 2a). Gaussian: the data's mean and covariance (divided by n), its
+    eigenvalues raised to the floor; the metric `n_floored` says how many.
+
+    Attributes:
+        pseudo_count: a > 0, imagined images with v_i = 1 and as many with v_i = 0.
+        eigenvalue_floor: Smallest eigenvalue of a covariance, in squared grey levels.
+
+    Raises:
+        InputError: a setting is not positive, or the model has no closed form.
+    """
+
+    pseudo_count: float = 0.5
+    eigenvalue_floor: float = 1e-2
+
+    def __post_init__(self) -> None:
+        for name in ("pseudo_count", "eigenvalue_floor"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name)}: it must be positive, or constant pixels give log 0")
+
+    def init(self, model: Independent | Gaussian) -> None:
+        """Return no state: there is none."""
+        return
+
+    def step(
+        self, model: Independent | Gaussian, state: None, batch: Tensor, key: Key
+    ) -> tuple[None, dict[str, float]]:
+        """Set the parameters of greatest likelihood on `batch`  # (image, site)."""
+        metrics: dict[str, float] = {}
+        x = batch.double()
+        if isinstance(model, Independent):
+            model.probabilities.copy_((x.sum(0) + self.pseudo_count) / (len(x) + 2.0 * self.pseudo_count))
+        elif isinstance(model, Gaussian):
+            mean, scatter = covariance.moments(x, torch.ones_like(x[:, 0]))
+            raised, n_floored = covariance.floored(scatter, self.eigenvalue_floor)
+            model.mean.copy_(mean)
+            model.covariance.copy_(raised)
+            metrics["n_floored"] = float(n_floored)
+        else:
+            raise InputError(f"no closed form for {type(model).__name__}: use another learner")
+        metrics["log_likelihood"] = float(model.log_prob(x).mean())
+        return None, metrics
+
+    def tensors(self, state: None) -> dict[str, Tensor]:
+        """Return nothing: there is no state."""
+        return {}
+
+    def restore(self, model: Independent | Gaussian, tensors: dict[str, Tensor]) -> None:
+        """Return no state: there is none."""
+        return

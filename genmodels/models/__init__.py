@@ -1,0 +1,11 @@
+"""One model a file: what q_θ is."""
+
+MODELS = {
+    "independent": "genmodels.models.independent:Independent",
+    "gaussian": "genmodels.models.gaussian:Gaussian",
+    "gaussian_mixture": "genmodels.models.gaussian_mixture:GaussianMixture",
+    "bernoulli_mixture": "genmodels.models.bernoulli_mixture:BernoulliMixture",
+    "rbm": "genmodels.models.rbm:RBM",
+    "vae": "genmodels.models.vae:VAE",
+    "diffusion": "genmodels.models.diffusion:Diffusion",
+}

@@ -1,0 +1,153 @@
+"""Variational diffusion on binary pixels."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from genmodels.errors import InputError
+from genmodels.networks.noise import Noise
+from genmodels.networks.unet import UNet
+from genmodels.protocols import Domain
+
+Prediction = Literal["logit", "v", "epsilon"]
+_HALF = 0.5  # pixels are f(v) = v − ½ inside, Kingma's 2(v + ½)/K − 1 at K = 2 levels
+_TIME_SCALE = 1000.0
+
+
+class BoundTerms(NamedTuple):
+    """The three terms of log q(x) ≥ −reconstruction − prior − matching  # (image,) each, nats."""
+
+    reconstruction: Tensor  # −log q(x|z_1)
+    prior: Tensor  # D(q(z_T|x) ‖ N(0, I))
+    matching: Tensor  # Σ_{t≥2} D(q(z_{t−1}|z_t, x) ‖ q_θ(z_{t−1}|z_t))
+
+    def elbo(self) -> Tensor:
+        """Return −(reconstruction + prior + matching)."""
+        return -(self.reconstruction + self.prior + self.matching)
+
+
+class Diffusion(nn.Module):
+    """A hierarchy z_T → … → z_1 → x whose encoder is fixed noise and whose decoder is a denoising U-Net.
+
+    The network's output u is turned into x̂ by `prediction`: "logit" x̂ = σ(u + e^{−γ_t} z_t/√ᾱ_t) − ½, what Bayes'
+    rule makes of a pixel's own noisy value and a prior log-odds u of it; "v" x̂ = √ᾱ_t z_t − σ_t u (Salimans & Ho
+    2022); "epsilon" x̂ = (z_t − σ_t u)/√ᾱ_t. Pixels given z_1 are independent: with the network's probabilities
+    for "logit", otherwise q(x_i = 1|z_1) = σ(e^{−γ_1} z_1i/√ᾱ_1). Kingma et al. 2021; Luo 2022.
+
+    Args:
+        shape: Height and width; a third entry, the channels, must be 1.
+        channels: Channels of the U-Net, one entry a resolution.
+        T: Number of noise levels.
+        dropout: Share of features silenced in training.
+        gamma_min: −log SNR of the least noisy level; the reconstruction is charged there.
+        gamma_max: −log SNR of the noisiest level; the prior is charged there.
+        prediction: What the network's output means.
+
+    Raises:
+        InputError: the shape has several channels, T < 2, or the U-Net cannot halve the image so often.
+    """
+
+    domain: Domain = "binary"
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        channels: Sequence[int] = (32, 64),
+        T: int = 1000,
+        dropout: float = 0.1,
+        gamma_min: float = -5.0,
+        gamma_max: float = 8.0,
+        prediction: Prediction = "logit",
+    ) -> None:
+        super().__init__()
+        if len(shape) not in (2, 3) or tuple(shape[2:]) not in ((), (1,)):
+            raise InputError(f"shape: {list(shape)} is not height, width (, 1); this model has one binary channel")
+        if T < 2:
+            raise InputError(f"T: {T} noise levels are too few, give at least 2")
+        self._args = {
+            "shape": list(shape), "channels": list(channels), "T": T, "dropout": dropout,
+            "gamma_min": gamma_min, "gamma_max": gamma_max, "prediction": prediction,
+        }  # fmt: skip
+        self.T, self.prediction = T, prediction
+        self.height, self.width = shape[0], shape[1]
+        self.n_sites = self.height * self.width
+        self.noise = Noise(T, gamma_min, gamma_max)
+        self.unet = UNet(self.height, self.width, channels, dropout)
+
+    def args(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return dict(self._args)
+
+    def network(self, z: Tensor, t: Tensor) -> Tensor:
+        """Return the U-Net's output at level t  # (image, site), (image,) -> (image, site)."""
+        time = (t - 1).to(z.dtype) * (_TIME_SCALE / (self.T - 1))
+        return self.unet(z.view(-1, 1, self.height, self.width), time).flatten(1)
+
+    def logits(self, z: Tensor, t: Tensor) -> Tensor:
+        """Return the log-odds of each pixel given z_t  # (image, site)."""
+        evidence = torch.exp(-self.noise.gamma[t - 1]) / self.noise.alpha_bar(t).sqrt()
+        own = evidence[:, None].to(z.dtype) * z
+        return own + self.network(z, t) if self.prediction == "logit" else own
+
+    def denoise(self, z: Tensor, t: Tensor) -> Tensor:
+        """Return x̂, the mean of f(x) given z_t  # (image, site), (image,) -> (image, site), never clipped."""
+        if self.prediction == "logit":
+            return torch.sigmoid(self.logits(z, t)) - _HALF
+        signal, spread = self.noise.scales(t, z)
+        if self.prediction == "v":
+            return signal * z - spread * self.network(z, t)
+        return (z - spread * self.network(z, t)) / signal
+
+    def bound_terms(self, x: Tensor, generator: torch.Generator, n_times: int = 1) -> BoundTerms:
+        """Return one unbiased draw of the bound's terms, the levels in `n_times` strata  # (image, site) in {0, 1}."""
+        scaled = x - _HALF
+        first = torch.ones(len(x), dtype=torch.long, device=x.device)
+        eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        logits = self.logits(self.noise.add(scaled, first, eps), first)
+        cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits.double(), x.double(), reduction="none")
+        matching = self.noise.matching(scaled, self.denoise, generator, n_times)
+        return BoundTerms(cross_entropy.sum(1), self.noise.prior(scaled), matching)
+
+    def elbo(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return one unbiased draw of the bound  # (image, site) -> (image,), nats."""
+        return self.bound_terms(x, generator).elbo()
+
+    def loss(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean of ‖ε − ε̂‖² per pixel, levels stratified over the batch; γ being linear, that is the bound.
+
+        (T − 1)(SNR_{t−1} − SNR_t) ≈ (γ_max − γ_min) SNR_t, and SNR_t ‖x − x̂‖² = ‖ε − ε̂‖²: levels weigh the same.
+        """
+        n = len(x)
+        uniform = torch.rand((), generator=generator, device=x.device, dtype=torch.float64)
+        strata = torch.arange(n, device=x.device)
+        t = 1 + ((strata + uniform) / n * self.T).long().clamp(max=self.T - 1)
+        scaled = x - _HALF
+        eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        error = (scaled - self.denoise(self.noise.add(scaled, t, eps), t)).square().mean(1)
+        loss = (torch.exp(-self.noise.gamma[t - 1]).to(x.dtype) * error).mean()
+        return loss, {"loss": loss.detach()}
+
+    @torch.no_grad()
+    def means(self, n: int, generator: torch.Generator, n_steps: int = 250, eta: float = 1.0) -> Tensor:
+        """Return the pixel probabilities at the end of n chains z_T → z_1  # (n, site) in [0, 1].
+
+        Args:
+            n: Number of pictures.
+            generator: Source of z_T and of the steps' noise.
+            n_steps: Levels visited, spread evenly over the T.
+            eta: 1 ancestral, 0 deterministic (DDIM).
+        """
+        device = self.noise.gamma.device
+        levels = torch.linspace(self.T, 1, min(n_steps, self.T)).round().long().tolist()
+        z = torch.randn(n, self.n_sites, generator=generator, device=device)
+        for t, s in zip(levels, levels[1:], strict=False):
+            x0 = self.denoise(z, torch.full((n,), t, device=device)).clamp(-_HALF, _HALF)
+            eps = torch.randn(z.shape, generator=generator, device=device)
+            z = self.noise.step_down(z, x0, t, s, eps, eta)
+        return torch.sigmoid(self.logits(z, torch.ones(n, dtype=torch.long, device=device)))
+
+    def sample(self, n: int, generator: torch.Generator, n_steps: int = 250, eta: float = 1.0) -> Tensor:
+        """Return n pictures drawn from the last step's pixel probabilities  # (n, site) in {0, 1}."""
+        return torch.bernoulli(self.means(n, generator, n_steps, eta), generator=generator)

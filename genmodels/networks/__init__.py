@@ -1,0 +1,1 @@
+"""The neural networks that models are made of."""

@@ -1,0 +1,1 @@
+"""Where shards of work run: this process, or Ray."""

@@ -1,0 +1,185 @@
+"""The contracts between the rooms: models, kernels, samplers, learners, placement.
+
+Data are batches of flattened images in raster order, float32, shape (image, site); `Model.domain` says
+in which values: "spin" x ∈ {−1, +1}, "binary" v ∈ {0, 1} (x = 2v − 1), "grey" levels 0 … K − 1.
+A model offers only the methods that are true of it; test with `isinstance(model, HasLogProb)`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from genmodels.streams import Key
+
+Domain = Literal["spin", "binary", "grey"]
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What every model is: an nn.Module that can be written down as its arguments and its tensors."""
+
+    domain: Domain
+
+    def args(self) -> dict[str, Any]:
+        """Return the JSON-ready constructor arguments: `type(model)(**model.args())` has the same shape."""
+        ...
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]: ...
+
+
+@runtime_checkable
+class HasEnergy(Protocol):
+    """An energy model: q_{θ,β}(x) ∝ exp(−β E(x)); with hidden units x is the joint configuration."""
+
+    n_sites: int
+
+    def energy(self, x: Tensor) -> Tensor:  # (replica, site) -> (replica,)
+        """Return E_θ(x) in nats at β = 1."""
+        ...
+
+
+@runtime_checkable
+class HasBlocks(Protocol):
+    """An energy model whose sites fall into blocks, independent within a block given the others."""
+
+    blocks: tuple[slice, ...]
+
+    def conditional(self, block: int, x: Tensor, beta: Tensor) -> Tensor:  # (replica, site), (replica,)
+        """Return P_β(x_i = +1 | rest) of the sites of `block`  # (replica, sites of the block)."""
+        ...
+
+
+@runtime_checkable
+class HasLogUnnormalised(Protocol):
+    """A model of visible sites whose log probability is known but for log Z (hidden units summed out)."""
+
+    def log_unnormalised(self, x: Tensor) -> Tensor:  # (image, visible) -> (image,)
+        """Return log Σ_z exp(−E(x, z)) in nats."""
+        ...
+
+
+@runtime_checkable
+class HasLogProb(Protocol):
+    """A model whose likelihood is tractable."""
+
+    def log_prob(self, x: Tensor) -> Tensor:  # (image, site) -> (image,)
+        """Return log q_θ(x) in nats (a density where `domain` is grey)."""
+        ...
+
+
+@runtime_checkable
+class HasElbo(Protocol):
+    """A model with a lower bound on its likelihood."""
+
+    def elbo(self, x: Tensor, generator: torch.Generator) -> Tensor:  # (image, site) -> (image,)
+        """Return one unbiased draw of the evidence lower bound of each image, in nats."""
+        ...
+
+
+@runtime_checkable
+class CanSample(Protocol):
+    """A model that draws independent samples without a Markov chain."""
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:  # -> (n, site)
+        """Return n samples in the model's domain."""
+        ...
+
+
+@runtime_checkable
+class HasComponents(Protocol):
+    """A Gaussian, or a mixture of Gaussians."""
+
+    def components(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return weights (component,), means (component, site), covariances (component, site, site)."""
+        ...
+
+
+class KernelState(Protocol):
+    """The state of a batch of replicas, opaque but for their energies."""
+
+    @property
+    def energy(self) -> Tensor:  # (replica,), nats at β = 1
+        ...
+
+
+State = TypeVar("State")
+
+
+class Info(NamedTuple):
+    """What happened during `advance`."""
+
+    n_updates: int  # attempted single-site updates, over all replicas
+    acceptance: float  # mean acceptance probability (1 for Gibbs)
+    n_nonfinite: int = 0
+
+
+class Kernel(Protocol[State]):
+    """A Markov transition that leaves exp(−βE) invariant; a frozen dataclass of its settings."""
+
+    def init(self, model: Any, n_replicas: int, key: Key) -> State:
+        """Return independent replicas at β = 0 (uniform)."""
+        ...
+
+    def advance(self, model: Any, state: State, beta: Tensor, n_sweeps: int, key: Key) -> tuple[State, Info]:
+        """Advance every replica by `n_sweeps` sweeps, replica r at beta[r]; `state` is left untouched."""
+        ...
+
+    def configuration(self, state: State) -> Tensor:
+        """Return the configurations  # (replica, site)."""
+        ...
+
+    def select(self, state: State, index: Tensor) -> State:
+        """Return the state whose replica r is `state`'s replica index[r] (resampling)."""
+        ...
+
+
+class Progress(NamedTuple):
+    """What `fit` yields after each step."""
+
+    step: int  # steps done so far
+    n_steps: int
+    metrics: dict[str, float]
+    state: Any = None  # the learner's, for `Learner.tensors`
+
+
+class Learner(Protocol[State]):
+    """A learning rule: pure but for the model's parameters, which `step` changes in place."""
+
+    def init(self, model: Any) -> State: ...
+
+    def step(self, model: Any, state: State, batch: Tensor, key: Key) -> tuple[State, dict[str, float]]: ...
+
+    def tensors(self, state: State) -> dict[str, Tensor]:
+        """Return the state as named tensors for a checkpoint."""
+        ...
+
+    def restore(self, model: Any, tensors: dict[str, Tensor]) -> State:
+        """Return the state that `tensors` wrote."""
+        ...
+
+
+class Placement(Protocol):
+    """Where shards of work run. Shard functions are pure: (state, *small) -> (state, small result)."""
+
+    n_workers: int
+
+    def put(self, state: Any) -> Any:
+        """Return a handle to `state` where the workers can reach it."""
+        ...
+
+    def submit(self, fn: Callable[..., tuple[Any, Any]], handle: Any, *small: Any) -> tuple[Any, Any]:
+        """Start fn(state of handle, *small); return handles of the new state and of the small result."""
+        ...
+
+    def wait(self, handles: Sequence[Any]) -> Iterator[int]:
+        """Yield the indices of `handles` as they complete."""
+        ...
+
+    def fetch(self, handle: Any) -> Any:
+        """Return the value behind a handle."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,64 @@
+"""Random streams: every shard of work has its own, named by (seed, purpose, shard, round)."""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+_MT_WORDS = 624  # state words of MT19937, torch's CPU generator
+_MT_OFFSET = 24  # bytes before them in Generator.get_state(): seed, left, seeded, next
+
+
+class Key(NamedTuple):
+    """The name of one random stream; equal keys give equal bits, different keys independent ones.
+
+    `purpose` says what the numbers are for ("train", "exchange", ...), `shard` which unit of work
+    draws them, `round` which step of that unit.
+    """
+
+    seed: int
+    purpose: str
+    shard: int = 0
+    round: int = 0
+
+    def child(self, purpose: str) -> "Key":
+        """Return the key of a sub-task, independent of this one and of its other children."""
+        return self._replace(purpose=f"{self.purpose}/{purpose}")
+
+    def at(self, *, shard: int | None = None, round: int | None = None) -> "Key":
+        """Return this key at another shard or round."""
+        return self._replace(
+            shard=self.shard if shard is None else shard, round=self.round if round is None else round
+        )
+
+    def digest(self) -> bytes:
+        """Return 32 bytes that depend on every part of the key."""
+        text = f"{self.seed}\0{self.purpose}\0{self.shard}\0{self.round}"
+        return hashlib.sha256(text.encode()).digest()
+
+    def counter(self) -> int:
+        """Return the 64-bit base of a counter-based generator."""
+        return int.from_bytes(self.digest()[:8], "little")
+
+    def numpy(self) -> np.random.Generator:
+        """Return a numpy generator (PCG64) at the start of this stream."""
+        return np.random.Generator(np.random.PCG64(int.from_bytes(self.digest(), "little")))
+
+    def torch(self, device: torch.device | str = "cpu") -> torch.Generator:
+        """Return a torch generator at the start of this stream.
+
+        On the CPU all words of the Mersenne Twister's state are filled: `manual_seed` keeps 32 bits
+        of a seed only, so that among 10^5 streams two would be expected to be the same.
+        """
+        generator = torch.Generator(device)
+        generator.manual_seed(self.counter())
+        if generator.device.type == "cpu":
+            state = generator.get_state()
+            sequence = np.random.SeedSequence(int.from_bytes(self.digest(), "little"))
+            words = sequence.generate_state(_MT_WORDS, np.uint32).astype(np.uint64)
+            words[0] |= 0x80000000  # never the all-zero state
+            raw = torch.from_numpy(words.view(np.uint8))
+            state[_MT_OFFSET : _MT_OFFSET + raw.numel()] = raw
+            generator.set_state(state)
+        return generator

@@ -1,0 +1,1 @@
+"""What belongs to pipelines as wholes: parameters, tracking, the shape of the DAG."""

@@ -1,0 +1,111 @@
+"""Which DAG execution a stage belongs to, where its scratch is, and dying together with it."""
+
+import ctypes
+import fcntl
+import hashlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Execution(NamedTuple):
+    """One run of `dvc`, named by its process: (pid, start time) is unique on a host."""
+
+    pid: int
+    started: float
+
+    @property
+    def key(self) -> str:
+        """Return a name for files and tags; experiments that share a queue worker differ in theirs."""
+        experiment = os.environ.get("DVC_EXP_NAME", "")
+        name = f"{self.pid}-{int(self.started * 1000)}"
+        return f"{name}-{experiment}" if experiment else name
+
+    @property
+    def alive(self) -> bool:
+        """Return whether that very process still runs."""
+        return is_running(self.pid, self.started)
+
+
+def is_running(pid: int, started: float) -> bool:
+    """Return whether the process `pid` that started at `started` (seconds) still runs on this host."""
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def host() -> str:
+    """Return the name of this host."""
+    return socket.gethostname()
+
+
+def root() -> Path:
+    """Return the main checkout, also from the temporary checkout of a queued experiment."""
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def current() -> Execution:
+    """Return the nearest ancestor that is a `dvc` process, or this process where there is none."""
+    process = psutil.Process()
+    for ancestor in process.parents():
+        if _is_dvc(ancestor):
+            return Execution(ancestor.pid, ancestor.create_time())
+    return Execution(process.pid, process.create_time())
+
+
+def _is_dvc(process: psutil.Process) -> bool:
+    try:
+        words = process.cmdline()[:4]
+    except (psutil.AccessDenied, psutil.NoSuchProcess):
+        return False
+    return any(Path(word).name == "dvc" for word in words)
+
+
+def die_with_parent(execution: Execution) -> None:
+    """End this process when `execution` ends, so that a killed `dvc` leaves no second writer behind.
+
+    The kernel's parent-death signal tells of the shell in between; a thread watches `dvc` itself.
+    """
+    if hasattr(ctypes, "CDLL") and os.uname().sysname == "Linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if execution.pid != os.getpid():
+        threading.Thread(target=_watch, args=(execution,), daemon=True).start()
+
+
+def _watch(execution: Execution) -> None:
+    while execution.alive:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def digest(paths: list[Path], settings: str) -> str:
+    """Return a SHA-256 over `settings` and the names and bytes of all files in and under `paths`."""
+    total = hashlib.sha256(settings.encode())
+    for path in sorted(paths):
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in files:
+            if file.is_file() and "__pycache__" not in file.parts:
+                total.update(f"\0{file}\0".encode())
+                total.update(hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on `path`; the kernel releases it when the process ends, however it ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,226 @@
+"""MLflow: one parent run a DAG execution, one child a stage; a server that is down costs no training."""
+
+import json
+import os
+import shutil
+import threading
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from genmodels.artifacts import write_json
+from pipelines import execution
+from pipelines.execution import Execution
+from pipelines.spool import Shipped, Spool, Status
+
+EXPERIMENT = "genmodels"
+_SHIP_EVERY = 3.0  # seconds
+_PATIENCE = 20.0  # seconds that the end of a stage waits for MLflow; what is left is shipped by a later stage
+_BATCH = 1000  # MLflow's limit of metrics in a batch
+_SERVING = ("mlflow", "numpy", "torch", "safetensors", "diffusers", "pillow")
+
+
+def uri() -> str:
+    """Return the tracking URI: MLFLOW_TRACKING_URI, or a database in the main checkout."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{execution.root()}/mlflow.db"
+
+
+def spools() -> Path:
+    """Return the folder of all executions' event files."""
+    return execution.root() / ".scratch" / "tracking"
+
+
+def connect() -> Any:
+    """Return an MlflowClient and the experiment's id; the first one sets up the database, under a lock."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    from mlflow.tracking import MlflowClient
+
+    with execution.locked(spools() / "database.lock"):
+        client = MlflowClient(uri())
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is not None:
+            return client, experiment.experiment_id
+        artifacts = (execution.root() / "mlartifacts").as_uri() if uri().startswith("sqlite:") else None
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return client, client.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=tags)
+
+
+class Run:
+    """The tracked run of one stage: events go to a file at once and to MLflow from a thread, in batches."""
+
+    def __init__(self, stage: str, inputs: str, params: dict[str, Any], owner: Execution) -> None:
+        self.stage = stage
+        self.folder = spools() / owner.key
+        self.folder.mkdir(parents=True, exist_ok=True)
+        identity = {"host": execution.host(), "pid": owner.pid, "started": owner.started}
+        if not (self.folder / "owner.json").exists():
+            write_json(self.folder / "owner.json", identity | {"experiment": os.environ.get("DVC_EXP_NAME")})
+        self.spool = Spool(self.folder / f"{stage}.jsonl")
+        for old in (self.spool.path, self.spool.path.with_suffix(".shipped")):
+            old.unlink(missing_ok=True)
+        self.spool.append("start", tags={"dvc.stage": stage, "genmodels.inputs": inputs, "dvc.cached": "false"})
+        self.spool.append("params", values={key: str(value) for key, value in params.items()})
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._ship_now_and_then, daemon=True)
+
+    def __enter__(self) -> "Run":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        status: Status = "FINISHED" if kind is None else "KILLED" if kind is KeyboardInterrupt else "FAILED"
+        self.spool.append("end", status=status, error="" if error is None else f"{kind}: {error}")
+        self._stop.set()
+        self._thread.join(_PATIENCE)
+
+    def metrics(self, values: dict[str, float], step: int = 0) -> None:
+        """Record metrics at a step."""
+        self.spool.append("metrics", values={key: float(value) for key, value in values.items()}, step=step)
+
+    def picture(self, path: Path) -> None:
+        """Record a picture or another file to show."""
+        self.spool.append("file", path=str(Path(path).resolve()), under="pictures")
+
+    def file(self, path: Path, under: str = "results") -> None:
+        """Record a result file."""
+        self.spool.append("file", path=str(Path(path).resolve()), under=under)
+
+    def model(self, folder: Path, name: str) -> None:
+        """Record and register a trained model's folder."""
+        self.spool.append("model", path=str(Path(folder).resolve()), name=name)
+
+    def _ship_now_and_then(self) -> None:
+        while True:
+            last = self._stop.wait(_SHIP_EVERY)
+            try:
+                ship(self.folder, [self.spool])
+            except Exception as error:  # the outer edge of tracking: no trouble there may cost a training
+                (self.folder / "trouble.txt").write_text(f"{type(error).__name__}: {error}\n")
+            if last:
+                return
+
+
+def ship(folder: Path, wanted: list[Spool] | None = None, connection: Any = None) -> str:
+    """Bring an execution's pending events to MLflow and return the id of its parent run.
+
+    Safe to repeat after any interruption: MLflow keeps one copy of equal metrics and parameters.
+    """
+    from mlflow.entities import Metric, Param
+
+    client, experiment = connection or connect()
+    with execution.locked(folder / "ship.lock"):
+        parent = _parent(client, experiment, folder)
+        for spool in wanted if wanted is not None else [Spool(path) for path in sorted(folder.glob("*.jsonl"))]:
+            shipped, events = spool.shipped(), spool.pending()
+            run_id = shipped.run_id
+            if run_id is None:
+                tags = events[0]["tags"] | {"mlflow.parentRunId": parent, "genmodels.execution": folder.name}
+                run = client.create_run(experiment, events[0]["time"], tags, run_name=spool.stage)
+                run_id = run.info.run_id
+                spool.note_shipped(Shipped(run_id, 0))
+            metrics = [
+                Metric(key, value, event["time"], event["step"])
+                for event in events
+                if event["kind"] == "metrics"
+                for key, value in event["values"].items()
+            ]
+            for start in range(0, len(metrics), _BATCH):
+                client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+            for event in events:
+                match event["kind"]:
+                    case "params":
+                        params = [Param(key, value) for key, value in event["values"].items()]
+                        client.log_batch(run_id, params=params)
+                    case "file" if Path(event["path"]).exists():
+                        client.log_artifact(run_id, event["path"], event["under"])
+                    case "model" if Path(event["path"]).exists():
+                        _register(run_id, Path(event["path"]), event["name"])
+                    case "end":
+                        if event["error"]:
+                            client.set_tag(run_id, "genmodels.error", event["error"][:500])
+                        client.set_terminated(run_id, event["status"], event["time"])
+                        if event["status"] != "FINISHED":
+                            client.set_terminated(parent, event["status"], event["time"])
+            spool.note_shipped(Shipped(run_id, shipped.n_lines + len(events)))
+    return parent
+
+
+def _parent(client: Any, experiment: str, folder: Path) -> str:
+    path = folder / "parent.json"
+    if path.exists():
+        return str(json.loads(path.read_text())["run_id"])
+    sweep(client, experiment)
+    owner = json.loads((folder / "owner.json").read_text())
+    tags = {
+        "genmodels.execution": folder.name,
+        "genmodels.kind": "pipeline",
+        "genmodels.host": owner["host"],
+        "genmodels.pid": str(owner["pid"]),
+        "genmodels.started": str(owner["started"]),
+    }
+    if owner["experiment"]:
+        tags["DVC_EXP_NAME"] = owner["experiment"]
+    name = owner["experiment"] or f"pipeline-{folder.name}"
+    run = client.create_run(experiment, int(owner["started"] * 1000), tags, run_name=name)
+    write_json(path, {"run_id": run.info.run_id})
+    return str(run.info.run_id)
+
+
+def _register(run_id: str, folder: Path, name: str) -> None:
+    """Log a model folder with the code that serves it, and register it under `name`."""
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema, TensorSpec
+
+    here = Path(__file__).parent
+    n_sites = int(np.prod(json.loads((folder / "config.json").read_text())["data"]["shape"]))
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("long", "seed")]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, n_sites))]),
+    )
+    mlflow.set_tracking_uri(uri())
+    with mlflow.start_run(run_id=run_id):
+        mlflow.pyfunc.log_model(
+            name=name,
+            python_model=str(here / "served_model.py"),
+            artifacts={"model": str(folder)},
+            code_paths=[str(here.parent / "genmodels")],
+            pip_requirements=[f"{package}=={version(package)}" for package in _SERVING],
+            signature=signature,
+            registered_model_name=name,
+        )
+
+
+def sweep(client: Any, experiment: str) -> None:
+    """Set to FAILED the running executions of this host whose process is gone, and their children."""
+    running = client.search_runs(
+        [experiment], f"attributes.status = 'RUNNING' and tags.`genmodels.host` = '{execution.host()}'"
+    )
+    for run in running:
+        tags = run.data.tags
+        if execution.is_running(int(tags["genmodels.pid"]), float(tags["genmodels.started"])):
+            continue
+        for child in client.search_runs(
+            [experiment], f"attributes.status = 'RUNNING' and tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+        ):
+            client.set_terminated(child.info.run_id, "FAILED")
+        client.set_terminated(run.info.run_id, "FAILED")
+
+
+def replay(connection: Any) -> None:
+    """Ship what earlier executions could not, and delete the event files of those that ended."""
+    for folder in sorted(path for path in spools().iterdir() if (path / "owner.json").exists()):
+        owner = json.loads((folder / "owner.json").read_text())
+        if owner["host"] == execution.host() and execution.is_running(owner["pid"], owner["started"]):
+            continue
+        ship(folder, connection=connection)
+        sweep(*connection)
+        shutil.rmtree(folder)
+

@@ -1,0 +1,84 @@
+"""The last stage: one MLflow parent run that shows the whole execution, also the stages DVC did not repeat."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from genmodels.estimate import Estimate
+from pipelines import dag, execution, params, tracking
+from pipelines.stage import arguments, out_folder
+
+
+def finish(path: Path) -> None:
+    """Back-fill the cached stages, put the summary on the parent run and close it; nothing if no stage ran."""
+    owner = execution.current()
+    folder = tracking.spools() / owner.key
+    if not (folder / "owner.json").exists():
+        return
+    connection = tracking.connect()
+    tracking.replay(connection)
+    parent = tracking.ship(folder, connection=connection)
+    client, experiment = connection
+    executed = {spool.stem for spool in folder.glob("*.jsonl")}
+    for entry in dag.entries(path.parent / "dvc.yaml").values():
+        if entry.name not in executed and entry.name != "track":
+            _back_fill(client, experiment, parent, entry)
+    _summarise(client, parent, path)
+    client.set_terminated(parent, "FINISHED")
+    shutil.rmtree(folder)
+
+
+def _back_fill(client: Any, experiment: str, parent: str, entry: dag.Entry) -> None:
+    """Show a stage whose outputs DVC took from its cache as a child that points to the run that made them."""
+    query = (
+        f"tags.`genmodels.inputs` = '{entry.inputs()}' and tags.`dvc.cached` = 'false'"
+        " and attributes.status = 'FINISHED'"
+    )
+    sources = client.search_runs([experiment], query, max_results=1)
+    tags = {"mlflow.parentRunId": parent, "dvc.stage": entry.name, "dvc.cached": "true"}
+    if sources:
+        tags["dvc.source_run"] = sources[0].info.run_id
+    run = client.create_run(experiment, tags=tags, run_name=entry.name)
+    for key, value in params.flat(entry.params).items():
+        client.log_param(run.info.run_id, key, value)
+    if sources:
+        for key, value in sources[0].data.metrics.items():
+            client.log_metric(run.info.run_id, key, value)
+    client.set_terminated(run.info.run_id, "FINISHED")
+
+
+def _summarise(client: Any, parent: str, path: Path) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    out, now = out_folder(path), tracking.milliseconds()
+    rows = json.loads((out / "report" / "table.json").read_text())["rows"]
+    metrics = []
+    for row in rows:
+        number = Estimate.from_dict(row)
+        if number.value is not None:
+            metrics.append(Metric(f"{row['model']}.{row['name']}", number.value, now, 0))
+        if number.stderr is not None:
+            metrics.append(Metric(f"{row['model']}.{row['name']}.stderr", number.stderr, now, 0))
+    flat = params.flat(params.read(path))
+    tags = [RunTag("mlflow.source.git.commit", _commit())] if _commit() else []
+    client.log_batch(parent, metrics, [Param(key, str(value)) for key, value in flat.items()], tags)
+    for picture in sorted((out / "report").glob("*.png")):
+        client.log_artifact(parent, str(picture), "pictures")
+    client.log_artifact(parent, str(out / "report" / "report.html"), "report")
+    client.log_artifact(parent, str(out / "report" / "table.json"), "report")
+
+
+def _commit() -> str:
+    head = Path(os.environ.get("DVC_ROOT", ".")) / ".git"
+    if not head.exists():
+        return ""
+    import subprocess
+
+    answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+if __name__ == "__main__":
+    finish(arguments("track").params)
