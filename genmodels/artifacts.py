@@ -1,10 +1,11 @@
-"""A model to a folder and back (safetensors + JSON, never pickle), and files that appear whole or not at all."""
+"""A model to a folder and back (safetensors + JSON, never pickle); files that appear whole or not at all."""
 
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,20 +20,31 @@ from genmodels.errors import InputError
 from genmodels.models import MODELS
 
 FORMAT = 1
+_CONFIG = {"format": int, "model": str, "args": dict, "data": dict, "sha256": dict}
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder` that takes its place if, and only if, all goes well."""
+    """Yield a temporary folder beside `folder` that takes its place if, and only if, all goes well.
+
+    The old folder is renamed before it is deleted: a kill between leaves the one or the other whole.
+
+    Raises:
+        InputError: `folder` is a file.
+    """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: a file has this name, give another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     temporary.chmod(0o755)
     try:
         yield temporary
+        aside = temporary.with_name(f"{temporary.name}.old")
         if folder.exists():
-            shutil.rmtree(folder)
+            os.replace(folder, aside)
         os.replace(temporary, folder)
+        shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -56,7 +68,8 @@ def new_file(path: Path) -> Iterator[Path]:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON with sorted keys, atomically; NaN and infinities raise."""
     with new_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+        text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -66,7 +79,7 @@ def read_json(path: Path) -> Any:
         InputError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -84,7 +97,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     with new_file(path) as temporary:
         ordered = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
         save_file(ordered, temporary)
-        temporary.chmod(0o644)
+        temporary.chmod(0o644)  # save_file makes its own, for the owner alone
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -93,10 +106,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: the file is missing, truncated or not safetensors.
     """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
     try:
         return load_file(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
     except SafetensorError as error:
         raise InputError(f"{path}: not a whole safetensors file ({error})") from error
 
@@ -128,15 +141,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: no such folder, or not a model folder of this format.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    path = Path(folder) / "config.json"
+    if not path.is_file():
         raise InputError(f"{folder}: no config.json here, so this is not a model folder")
-    config = read_json(folder / "config.json")
-    keys = {"format", "model", "args", "data", "sha256"}
-    if not isinstance(config, dict) or not keys <= set(config):
-        raise InputError(f"{folder}/config.json: needs the keys {', '.join(sorted(keys))}")
+    config = read_json(path)
+    if not isinstance(config, dict) or not _CONFIG.keys() <= config.keys():
+        raise InputError(f"{path}: needs the keys {', '.join(sorted(_CONFIG))}")
+    for key, kind in _CONFIG.items():
+        if not isinstance(config[key], kind):
+            raise InputError(f"{path}: {key} is a {type(config[key]).__name__}, expected a {kind.__name__}")
     if config["format"] != FORMAT:
-        raise InputError(f"{folder}/config.json: format is {config['format']}, this version reads {FORMAT}")
+        raise InputError(f"{path}: format is {config['format']}, this version reads {FORMAT}")
     return config
 
 
@@ -151,12 +166,12 @@ def load_model(folder: Path) -> Any:
     path = folder / "model.safetensors"
     tensors = load_tensors(path)
     if sha256(path) != config["sha256"].get("model.safetensors"):
-        raise InputError(f"{path}: its SHA-256 differs from the one in config.json; the file was damaged or exchanged")
-    model_class = registry.load(MODELS, config["model"])
+        raise InputError(f"{path}: its SHA-256 is not the one in config.json, copy the folder again")
     try:
-        model = model_class(**config["args"])
+        model = registry.load(MODELS, config["model"])(**config["args"])
         model.load_state_dict(tensors)
-    except (TypeError, RuntimeError) as error:
-        message = str(error).replace("\n", " ")
-        raise InputError(f"{folder}: the tensors do not fit the model '{config['model']}' ({message})") from error
+    except (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError) as error:
+        # What the arguments of a config.json written by hand can raise is up to the constructor.
+        reason = textwrap.shorten(str(error), 300)
+        raise InputError(f"{folder}: no model '{config['model']}' by its config.json: {reason}") from error
     return model.eval()

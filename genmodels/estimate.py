@@ -37,12 +37,16 @@ class Estimate:
     method: str
 
     def __post_init__(self) -> None:
+        """Refuse a kind that does not exist, and numbers that are none."""
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind is '{self.kind}', expected one of {get_args(Kind)}")
         if (self.value is None) != (self.kind == "undetermined"):
             raise ValueError("a value is None exactly where its kind is 'undetermined'")
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"{self.method}: the value is {self.value}, not a finite number")
+        for error in (self.stderr, self.stderr_images, self.stderr_estimator):
+            if error is not None and not 0.0 <= error < math.inf:
+                raise ValueError(f"{self.method}: a standard error is {error}, not a finite number ≥ 0")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
@@ -54,6 +58,7 @@ class Estimate:
         return cls(**{field.name: entries[field.name] for field in fields(cls)})
 
     def __str__(self) -> str:
+        """Return value ± standard error, unit, kind and method, or why there is no value."""
         if self.value is None:
             return f"not determined ({self.reason})"
         error = "" if self.stderr is None else f" ± {self.stderr:.2g}"

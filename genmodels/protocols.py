@@ -80,6 +80,43 @@ class HasElbo(Protocol):
 
 
 @runtime_checkable
+class HasSides(Protocol):
+    """A bipartite energy model: given the visible units the hidden ones are independent, and the reverse."""
+
+    n_visible: int
+    n_hidden: int
+
+
+@runtime_checkable
+class HasLogWeights(Protocol):
+    """A latent-variable model whose likelihood importance sampling bounds."""
+
+    def log_weights(self, x: Tensor, n_samples: int, generator: torch.Generator) -> Tensor:
+        """Return log q(x, z) − log q(z|x) at samples of z  # (image, site) -> (image, sample), nats."""
+        ...
+
+
+@runtime_checkable
+class HasBoundTerms(Protocol):
+    """A diffusion model: its bound is the sum of three costs."""
+
+    T: int
+
+    def bound_terms(self, x: Tensor, generator: torch.Generator, n_times: int = 1) -> Sequence[Tensor]:
+        """Return draws of reconstruction, prior and matching  # (image, site) -> (image,) each, nats."""
+        ...
+
+
+@runtime_checkable
+class HasMeans(Protocol):
+    """A model whose last step draws the pixels independently, from probabilities worth looking at."""
+
+    def sample_means(self, n: int, generator: torch.Generator) -> Tensor:  # -> (n, site) in [0, 1]
+        """Return the pixel probabilities of n samples."""
+        ...
+
+
+@runtime_checkable
 class CanSample(Protocol):
     """A model that draws independent samples without a Markov chain."""
 

@@ -2,7 +2,9 @@
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Mapping
+from typing import Any
 
 from genmodels.errors import InputError
 
@@ -18,4 +20,16 @@ def load(entries: Mapping[str, str], name: str) -> type:
         hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(sorted(entries))}"
         raise InputError(f"unknown name '{name}': {hint}")
     module, attribute = entries[name].split(":")
-    return getattr(importlib.import_module(module), attribute)
+    found: type = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def build(entries: Mapping[str, str], name: str, arguments: Mapping[str, Any]) -> Any:
+    """Return an instance of the class `name`, given those of `arguments` that its constructor names.
+
+    Raises:
+        InputError: no such name.
+    """
+    wanted = load(entries, name)
+    known = inspect.signature(wanted).parameters
+    return wanted(**{key: value for key, value in arguments.items() if key in known})

@@ -20,10 +20,12 @@ class Pictures(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         import numpy as np
 
         from genmodels.generate import generate
+        from genmodels.placement.local import LocalPlacement
         from genmodels.streams import Key
 
-        pictures = [generate(self.model, 1, Key(int(seed), "serve")) for seed in model_input["seed"]]
-        return np.concatenate([picture.numpy() for picture in pictures])
+        here = LocalPlacement()
+        pictures = [generate(self.model, 1, Key(int(seed), "serve"), here) for seed in model_input["seed"]]
+        return np.concatenate([picture.pixels.numpy() for picture in pictures])
 
 
 set_model(Pictures())

@@ -36,6 +36,12 @@ class Spool:
         lines = text[: text.rfind("\n") + 1].splitlines()
         return [json.loads(line) for line in lines[self.shipped().n_lines :]]
 
+    def ended(self) -> bool:
+        """Return whether the stage ended well."""
+        lines = self.path.read_text().splitlines()
+        last = json.loads(lines[-1]) if lines and lines[-1].endswith("}") else {}
+        return last.get("kind") == "end" and last["status"] == "FINISHED"
+
     def shipped(self) -> "Shipped":
         """Return how far shipping has come."""
         path = self.path.with_suffix(".shipped")

@@ -3,12 +3,15 @@
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 from genmodels.artifacts import write_json
 from genmodels.errors import InputError
@@ -24,37 +27,77 @@ class Stage(NamedTuple):
     params: Params
     out: Path  # out/<pipeline>
     scratch: Path  # for checkpoints; another one for other parameters or dependencies
-    run: tracking.Run
+    run: tracking.Run | tracking.Silent
+
+    def model_folder(self) -> Path:
+        """Return where the stage that made the model wrote it."""
+        made_by = "fit_baselines" if self.model in type(self.params.fit_baselines).model_fields else "train"
+        return self.out / made_by / self.model
 
 
-def main(name: str, work: Callable[[Stage], None]) -> None:
-    """Run a stage from the command line: `python -m stages.<name> --params params.yaml [--model vae]`."""
+def arguments(name: str) -> argparse.Namespace:
+    """Return the parsed command line of a stage: params, model, debug."""
     parser = argparse.ArgumentParser(prog=f"python -m stages.{name}")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--model", default="")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main(name: str, work: Callable[[Stage], None]) -> None:
+    """Run a stage from the command line: `python -m stages.<name> --params params.yaml [--model vae]`."""
+    given = arguments(name)
+    with one_line_errors(given.debug):
+        _run(name, given.model, given.params, work)
+
+
+@contextmanager
+def one_line_errors(debug: bool = False) -> Iterator[None]:
+    """Turn what the user got wrong into one line on stderr and exit status 2."""
     try:
-        _run(name, arguments.model, arguments.params, work)
+        yield
     except (InputError, FloatingPointError, OSError) as error:
-        if arguments.debug or os.environ.get("GENMODELS_DEBUG"):
+        if debug or os.environ.get("GENMODELS_DEBUG"):
             raise
         print(f"genmodels: error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def rank() -> int:
+    """Return which of the processes of a distributed training this is; 0 where there is one process."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def relaunch(n_processes: int) -> None:
+    """Start this stage again as `n_processes` processes under torchrun, in place of this process."""
+    if n_processes > 1 and "RANK" not in os.environ:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
+        os.execv(sys.executable, [sys.executable, *torchrun, *sys.orig_argv[1:]])
 
 
 def _run(name: str, model: str, path: Path, work: Callable[[Stage], None]) -> None:
     owner = execution.current()
     execution.die_with_parent(owner)
     values = params.read(path)
+    relaunch(_processes(values, name, model))
+    torch.set_num_threads(values.threads)
     entry = _entry(path.parent / "dvc.yaml", f"{name}@{model}" if model else name)
     inputs = entry.inputs()
+    if rank() > 0:
+        folder = _scratch_folder(inputs)
+        work(Stage(entry.name, model, values, out_folder(path), folder, tracking.Silent()))
+        return
     with _scratch(inputs) as scratch, tracking.Run(entry.name, inputs, params.flat(entry.params), owner) as run:
         start = time.monotonic()
         work(Stage(entry.name, model, values, out_folder(path), scratch, run))
         seconds = time.monotonic() - start
         run.metrics({"seconds": seconds})
         _note_cost(entry.name, seconds)
+
+
+def _processes(values: Params, name: str, model: str) -> int:
+    block = getattr(values, name, None)
+    return getattr(getattr(block, model, None), "processes", 1) if model else 1
 
 
 def _entry(dvc_yaml: Path, name: str) -> dag.Entry:
@@ -69,11 +112,18 @@ def out_folder(path: Path) -> Path:
     return Path("out") / (path.parent.name or "main")
 
 
+def _scratch_folder(inputs: str) -> Path:
+    return execution.root() / ".scratch" / "stages" / inputs[:32]
+
+
 @contextmanager
 def _scratch(inputs: str) -> Iterator[Path]:
-    folder = execution.root() / ".scratch" / "stages" / inputs[:32]
-    with execution.locked(folder / "lock"):
+    folder = _scratch_folder(inputs)
+    with execution.locked(folder.with_suffix(".lock")):
+        folder.mkdir(exist_ok=True)
         yield folder
+        # The outputs are there: checkpoints have done their duty.
+        shutil.rmtree(folder)
 
 
 def _note_cost(name: str, seconds: float) -> None:

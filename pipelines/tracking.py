@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from genmodels.artifacts import write_json
+from genmodels.artifacts import sha256, write_json
 from pipelines import execution
 from pipelines.execution import Execution
 from pipelines.spool import Shipped, Spool, Status
@@ -51,7 +51,11 @@ def connect() -> Any:
 
 
 class Run:
-    """The tracked run of one stage: events go to a file at once and to MLflow from a thread, in batches."""
+    """The tracked run of one stage: events go to a file at once and to MLflow from a thread, in batches.
+
+    A stage that ends well within seconds leaves its events to the next shipment, which is at the latest that
+    of the stage "track": a connection would cost it more than its own work.
+    """
 
     def __init__(self, stage: str, inputs: str, params: dict[str, Any], owner: Execution) -> None:
         self.stage = stage
@@ -66,6 +70,7 @@ class Run:
         self.spool.append("start", tags={"dvc.stage": stage, "genmodels.inputs": inputs, "dvc.cached": "false"})
         self.spool.append("params", values={key: str(value) for key, value in params.items()})
         self._stop = threading.Event()
+        self._failed = False
         self._thread = threading.Thread(target=self._ship_now_and_then, daemon=True)
 
     def __enter__(self) -> "Run":
@@ -76,7 +81,8 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         status: Status = "FINISHED" if kind is None else "KILLED" if kind is KeyboardInterrupt else "FAILED"
-        self.spool.append("end", status=status, error="" if error is None else f"{kind}: {error}")
+        self.spool.append("end", status=status, error="" if error is None else f"{type(error).__name__}: {error}")
+        self._failed = kind is not None
         self._stop.set()
         self._thread.join(_PATIENCE)
 
@@ -86,28 +92,49 @@ class Run:
 
     def picture(self, path: Path) -> None:
         """Record a picture or another file to show."""
-        self.spool.append("file", path=str(Path(path).resolve()), under="pictures")
+        self.file(path, "pictures")
 
     def file(self, path: Path, under: str = "results") -> None:
         """Record a result file."""
-        self.spool.append("file", path=str(Path(path).resolve()), under=under)
+        self.spool.append("file", path=str(Path(path).resolve()), sha256=sha256(path), under=under)
 
     def model(self, folder: Path, name: str) -> None:
         """Record and register a trained model's folder."""
-        self.spool.append("model", path=str(Path(folder).resolve()), name=name)
+        path = Path(folder).resolve()
+        self.spool.append("model", path=str(path), sha256=sha256(path / "config.json"), name=name)
 
     def _ship_now_and_then(self) -> None:
+        connected = False
         while True:
             last = self._stop.wait(_SHIP_EVERY)
+            if last and not connected and not self._failed:
+                return
+            connected = True
             try:
-                ship(self.folder, [self.spool])
+                ship(self.folder)
             except Exception as error:  # the outer edge of tracking: no trouble there may cost a training
                 (self.folder / "trouble.txt").write_text(f"{type(error).__name__}: {error}\n")
             if last:
                 return
 
 
-def ship(folder: Path, wanted: list[Spool] | None = None, connection: Any = None) -> str:
+class Silent:
+    """A run that is recorded nowhere: that of the further processes of a distributed training."""
+
+    def metrics(self, values: dict[str, float], step: int = 0) -> None:
+        """Do nothing."""
+
+    def picture(self, path: Path) -> None:
+        """Do nothing."""
+
+    def file(self, path: Path, under: str = "results") -> None:
+        """Do nothing."""
+
+    def model(self, folder: Path, name: str) -> None:
+        """Do nothing."""
+
+
+def ship(folder: Path, connection: Any = None) -> str:
     """Bring an execution's pending events to MLflow and return the id of its parent run.
 
     Safe to repeat after any interruption: MLflow keeps one copy of equal metrics and parameters.
@@ -117,8 +144,10 @@ def ship(folder: Path, wanted: list[Spool] | None = None, connection: Any = None
     client, experiment = connection or connect()
     with execution.locked(folder / "ship.lock"):
         parent = _parent(client, experiment, folder)
-        for spool in wanted if wanted is not None else [Spool(path) for path in sorted(folder.glob("*.jsonl"))]:
+        for spool in [Spool(path) for path in sorted(folder.glob("*.jsonl"))]:
             shipped, events = spool.shipped(), spool.pending()
+            if not events:
+                continue
             run_id = shipped.run_id
             if run_id is None:
                 tags = events[0]["tags"] | {"mlflow.parentRunId": parent, "genmodels.execution": folder.name}
@@ -138,9 +167,9 @@ def ship(folder: Path, wanted: list[Spool] | None = None, connection: Any = None
                     case "params":
                         params = [Param(key, value) for key, value in event["values"].items()]
                         client.log_batch(run_id, params=params)
-                    case "file" if Path(event["path"]).exists():
+                    case "file" if _is_still(event["sha256"], Path(event["path"])):
                         client.log_artifact(run_id, event["path"], event["under"])
-                    case "model" if Path(event["path"]).exists():
+                    case "model" if _is_still(event["sha256"], Path(event["path"]) / "config.json"):
                         _register(run_id, Path(event["path"]), event["name"])
                     case "end":
                         if event["error"]:
@@ -150,6 +179,11 @@ def ship(folder: Path, wanted: list[Spool] | None = None, connection: Any = None
                             client.set_terminated(parent, event["status"], event["time"])
             spool.note_shipped(Shipped(run_id, shipped.n_lines + len(events)))
     return parent
+
+
+def _is_still(digest: str, path: Path) -> bool:
+    """Return whether a file is the one that was recorded; a later execution may have replaced it."""
+    return path.exists() and sha256(path) == digest
 
 
 def _parent(client: Any, experiment: str, folder: Path) -> str:
@@ -215,12 +249,14 @@ def sweep(client: Any, experiment: str) -> None:
 
 
 def replay(connection: Any) -> None:
-    """Ship what earlier executions could not, and delete the event files of those that ended."""
+    """Ship what earlier executions left behind, close their parents, and delete their event files."""
     for folder in sorted(path for path in spools().iterdir() if (path / "owner.json").exists()):
         owner = json.loads((folder / "owner.json").read_text())
         if owner["host"] == execution.host() and execution.is_running(owner["pid"], owner["started"]):
             continue
-        ship(folder, connection=connection)
+        parent = ship(folder, connection)
+        whole = all(spool.ended() for spool in [Spool(path) for path in folder.glob("*.jsonl")])
+        connection[0].set_terminated(parent, "FINISHED" if whole else "FAILED")
         sweep(*connection)
         shutil.rmtree(folder)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from genmodels.estimate import Estimate
 from pipelines import dag, execution, params, tracking
-from pipelines.stage import arguments, out_folder
+from pipelines.spool import milliseconds
+from pipelines.stage import arguments, one_line_errors, out_folder
 
 
 def finish(path: Path) -> None:
@@ -19,7 +20,7 @@ def finish(path: Path) -> None:
         return
     connection = tracking.connect()
     tracking.replay(connection)
-    parent = tracking.ship(folder, connection=connection)
+    parent = tracking.ship(folder, connection)
     client, experiment = connection
     executed = {spool.stem for spool in folder.glob("*.jsonl")}
     for entry in dag.entries(path.parent / "dvc.yaml").values():
@@ -52,7 +53,7 @@ def _back_fill(client: Any, experiment: str, parent: str, entry: dag.Entry) -> N
 def _summarise(client: Any, parent: str, path: Path) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
-    out, now = out_folder(path), tracking.milliseconds()
+    out, now = out_folder(path), milliseconds()
     rows = json.loads((out / "report" / "table.json").read_text())["rows"]
     metrics = []
     for row in rows:
@@ -81,4 +82,6 @@ def _commit() -> str:
 
 
 if __name__ == "__main__":
-    finish(arguments("track").params)
+    given = arguments("track")
+    with one_line_errors(given.debug):
+        finish(given.params)

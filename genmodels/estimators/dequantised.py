@@ -9,12 +9,15 @@ from genmodels.densities import log_normal
 from genmodels.protocols import HasComponents
 
 
-def bound(model: HasComponents, v: Tensor, generator: torch.Generator, n_samples: int = 64) -> tuple[Tensor, float]:
+def bound(
+    model: HasComponents, v: Tensor, generator: torch.Generator, n_samples: int = 64
+) -> tuple[Tensor, float]:
     """Return E_u log p(v + u) ≤ log ∫ p(v + u) du with u uniform in [0, 1)^N, for each image.
 
-    p is `model` with its means moved by ½ and I/12 added to its covariances, the mean and variance of u, so that
-    a Gaussian fitted to v fits v + u. For one component in closed form, −½[(v − μ)ᵀC⁻¹(v − μ) + tr C⁻¹/12 + log det C
-    + N log 2π] with C = Σ + I/12; for several by Monte Carlo. Theis, van den Oord & Bethge 2016.
+    p is `model` with its means moved by ½ and I/12 added to its covariances, the mean and variance of u, so
+    that a Gaussian fitted to v fits v + u. For one component in closed form, with C = Σ + I/12,
+    −½[(v − μ)ᵀC⁻¹(v − μ) + tr C⁻¹/12 + log det C + N log 2π]; for several by Monte Carlo. Theis, van den
+    Oord & Bethge 2016.
 
     Args:
         model: A Gaussian or a mixture, in units of levels.

@@ -73,12 +73,17 @@ def _exact(value: float, n: int, method: str) -> Estimate:
 
 
 def divergence(
-    log_p: Tensor, log_q: Tensor, *, kind: Kind = "exact", stderr: float = 0.0, method: str = "sum over the support"
+    log_p: Tensor,
+    log_q: Tensor,
+    *,
+    kind: Kind = "exact",
+    stderr: float = 0.0,
+    method: str = "sum over the support",
 ) -> Estimate:
     """Return D(P‖q) = Σ_x P(x) (log P(x) − log q(x)) in nats over the support of a known target P.
 
     Args:
-        log_p: log P of each state of the support  # (state,)
+        log_p: log P of each state, −∞ where P is 0  # (state,)
         log_q: The model's log probability of the same states  # (state,)
         kind: "exact", "upper" where log q is a lower bound, "estimate" where its log Z is one.
         stderr: Standard error of the mean of log q under P.
@@ -91,6 +96,8 @@ def divergence(
     total = float(log_p.exp().sum())
     if not math.isclose(total, 1.0, abs_tol=1e-6):
         raise InputError(f"the target's probabilities sum to {total:.8g}: give its whole support, normalised")
+    support = ~torch.isneginf(log_p)
+    log_p, log_q = log_p[support], log_q[support]
     n_missed = int(torch.isneginf(log_q).sum())
     if n_missed:
         reason = f"infinite: the model gives {n_missed} of the target's {len(log_p)} states no probability"

@@ -10,9 +10,10 @@ from genmodels.protocols import HasComponents
 def log_prob_binary(model: HasComponents, v: Tensor) -> Tensor:
     """Return the exact log q(v) of a Gaussian mixture whose conditionals are renormalised on {0, 1}.
 
-    In raster order q_k(v_i | v_<i) = σ((2v_i − 1)(m_ik − ½)/s_ik²), m and s the conditional mean and deviation of pixel
-    i in component k: log q(v) = logsumexp_k [log c_k + Σ_i log q_k(v_i | v_<i)]. One Cholesky factor L of a
-    covariance holds them all: with ξ = L⁻¹(v − μ), s_i = L_ii and m_i = v_i − L_ii ξ_i. Sums to 1 over {0, 1}^N.
+    In raster order q_k(v_i | v_<i) = σ((2v_i − 1)(m_ik − ½)/s_ik²), m and s the conditional mean and
+    deviation of pixel i in component k: log q(v) = logsumexp_k [log c_k + Σ_i log q_k(v_i | v_<i)]. One
+    Cholesky factor L of a covariance holds them all: with ξ = L⁻¹(v − μ), s_i = L_ii and
+    m_i = v_i − L_ii ξ_i. Sums to 1 over {0, 1}^N.
 
     Args:
         model: Its components' means and covariances refer to pixel values 0 and 1.
@@ -37,7 +38,7 @@ def sample_binary(model: HasComponents, n: int, generator: torch.Generator) -> T
     chosen = torch.multinomial(weights, n, replacement=True, generator=generator)
     uniform = torch.rand(n, means.shape[1], generator=generator, dtype=means.dtype, device=means.device)
     v = torch.empty_like(uniform)
-    for k in chosen.unique().tolist():
+    for k in range(len(weights)):
         v[chosen == k] = _pixels(means[k], torch.linalg.cholesky(covariances[k]), uniform[chosen == k])
     return v.float()
 

@@ -31,9 +31,10 @@ class ClosedForm:
     eigenvalue_floor: float = 1e-2
 
     def __post_init__(self) -> None:
+        """Refuse settings under which a constant pixel gives log 0."""
         for name in ("pseudo_count", "eigenvalue_floor"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name)}: it must be positive, or constant pixels give log 0")
+            if not (value := getattr(self, name)) > 0:
+                raise InputError(f"{name}: {value} gives log 0 at constant pixels, make it positive")
 
     def init(self, model: Independent | Gaussian) -> None:
         """Return no state: there is none."""

@@ -53,9 +53,10 @@ class ExpectationMaximisation:
     kmeans_rounds: int = 10
 
     def __post_init__(self) -> None:
+        """Refuse settings under which a constant pixel gives log 0."""
         for name in ("pseudo_count", "eigenvalue_floor"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name)}: it must be positive, or constant pixels give log 0")
+            if not (value := getattr(self, name)) > 0:
+                raise InputError(f"{name}: {value} gives log 0 at constant pixels, make it positive")
 
     def init(self, model: Mixture) -> Ascent:
         """Return the state before the first step."""

@@ -18,6 +18,7 @@ class Whole:
     """Every step sees all the data."""
 
     def __init__(self, x: Tensor) -> None:
+        """Keep the images  # (image, site)."""
         self.x = x
 
     def __call__(self, step: int) -> Tensor:
@@ -36,6 +37,7 @@ class Shuffled:
     """
 
     def __init__(self, x: Tensor, batch: int, key: Key) -> None:
+        """Keep the images  # (image, site), and the stream of the orders."""
         if batch < 1:
             raise InputError(f"the batch is {batch} images: give at least 1")
         self.x, self.key = x, key
@@ -82,7 +84,7 @@ def fit(
     if start is None:
         state = learner.init(model)
     elif _STEP not in start:
-        raise InputError(f"the checkpoint has no '{_STEP}': it was not written by genmodels.learners.fit.checkpoint")
+        raise InputError(f"the checkpoint has no '{_STEP}': start from one that fit.checkpoint wrote")
     else:
         first = int(start[_STEP])
         state = learner.restore(model, {name: tensor for name, tensor in start.items() if name != _STEP})

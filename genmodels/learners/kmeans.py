@@ -31,7 +31,7 @@ def plus_plus(x: Tensor, n_clusters: int, generator: torch.Generator) -> Tensor:
 
 
 def assignments(x: Tensor, n_clusters: int, n_rounds: int, generator: torch.Generator) -> Tensor:
-    """Return each image's cluster after k-means++ and `n_rounds` of k-means (Lloyd 1982)  # (image,), long."""
+    """Return each image's cluster after k-means++ and `n_rounds` of k-means  # (image,), long. Lloyd 1982."""
     centres = plus_plus(x, n_clusters, generator)
     nearest = torch.cdist(x, centres).argmin(1)
     for _ in range(n_rounds):

@@ -51,9 +51,10 @@ def moments(model: RBM, x: Tensor, weights: Tensor | None = None) -> Moments:
 def ascent(data: Moments, fantasy: Moments, x_centre: Tensor, z_centre: Tensor) -> Moments:
     """Return the centred ascent direction of the log-likelihood, as the changes of (W, b, c).
 
-    With E = −((x − μ)ᵀW(z − λ) + b'ᵀx + c'ᵀz) and fixed centres μ, λ: ΔW = ⟨(x − μ)(z − λ)ᵀ⟩_data − ⟨…⟩_model,
-    Δb' and Δc' the differences of ⟨x⟩ and ⟨z⟩; in the plain parameters Δb = Δb' − ΔW λ, Δc = Δc' − ΔWᵀ μ. With
-    both centres 0 it is the plain gradient. Montavon & Müller 2012; Melchior, Fischer & Wiskott 2016.
+    With E = −((x − μ)ᵀW(z − λ) + b'ᵀx + c'ᵀz) and fixed centres μ, λ:
+    ΔW = ⟨(x − μ)(z − λ)ᵀ⟩_data − ⟨…⟩_model, Δb' and Δc' the differences of ⟨x⟩ and ⟨z⟩; in the plain
+    parameters Δb = Δb' − ΔW λ, Δc = Δc' − ΔWᵀ μ. With both centres 0 it is the plain gradient. Montavon &
+    Müller 2012; Melchior, Fischer & Wiskott 2016.
     """
     dx, dz = data.x - fantasy.x, data.z - fantasy.z
     dw = data.xz - fantasy.xz - torch.outer(x_centre, dz) - torch.outer(dx, z_centre)
@@ -64,9 +65,9 @@ def ascent(data: Moments, fantasy: Moments, x_centre: Tensor, z_centre: Tensor) 
 class PersistentContrastiveDivergence:
     """Stochastic maximum likelihood: the model's averages come from chains that are never restarted.
 
-    Tieleman 2008. A machine whose W is zero is untrained: its visible biases are set to the first batch's base
-    rates, its W to small random numbers. Rates of learning refer to ±1 units, where W is a quarter of the W
-    of 0/1 units.
+    Tieleman 2008. A machine whose W is zero is untrained: its visible biases are set to the first batch's
+    base rates, its W to small random numbers. Rates of learning refer to ±1 units, where W is a quarter of
+    the W of 0/1 units.
 
     Attributes:
         n_chains: Persistent chains.
@@ -94,8 +95,8 @@ class PersistentContrastiveDivergence:
     def step(self, model: RBM, state: Chains, batch: Tensor, key: Key) -> tuple[Chains, dict[str, float]]:
         """Advance the chains and change W, b, c once  # batch (image, visible) in ±1.
 
-        Metrics: `moment_mismatch`, the root mean square of ⟨x⟩_data − ⟨x⟩_model; `reconstruction_error`, the mean
-        of (x − ⟨x⟩_{⟨z⟩})²/4, the share of pixels lost by one mean-field step; `learning_rate`.
+        Metrics: `moment_mismatch`, the root mean square of ⟨x⟩_data − ⟨x⟩_model; `reconstruction_error`, the
+        mean of (x − ⟨x⟩_{⟨z⟩})²/4, the share of pixels lost by one mean-field step; `learning_rate`.
         """
         if state.n_steps == 0:
             state = self._start(model, state, batch, key.child("start"))

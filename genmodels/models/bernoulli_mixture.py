@@ -17,6 +17,7 @@ class BernoulliMixture(nn.Module):
     probabilities: Tensor
 
     def __init__(self, n_sites: int, components: int) -> None:
+        """Start with equal weights, and every p at ½."""
         super().__init__()
         self.n_sites, self.n_components = n_sites, components
         self.register_buffer("weights", torch.full((components,), 1.0 / components, dtype=torch.float64))

@@ -130,7 +130,8 @@ class Diffusion(nn.Module):
         return loss, {"loss": loss.detach()}
 
     @torch.no_grad()
-    def means(self, n: int, generator: torch.Generator, n_steps: int = 250, eta: float = 1.0) -> Tensor:
+    def sample_means(
+        self, n: int, generator: torch.Generator, n_steps: int = 250, eta: float = 1.0) -> Tensor:
         """Return the pixel probabilities at the end of n chains z_T → z_1  # (n, site) in [0, 1].
 
         Args:
@@ -150,4 +151,4 @@ class Diffusion(nn.Module):
 
     def sample(self, n: int, generator: torch.Generator, n_steps: int = 250, eta: float = 1.0) -> Tensor:
         """Return n pictures drawn from the last step's pixel probabilities  # (n, site) in {0, 1}."""
-        return torch.bernoulli(self.means(n, generator, n_steps, eta), generator=generator)
+        return torch.bernoulli(self.sample_means(n, generator, n_steps, eta), generator=generator)

@@ -20,6 +20,7 @@ class Gaussian(nn.Module):
     covariance: Tensor
 
     def __init__(self, n_sites: int) -> None:
+        """Start with a mean of 0 and the unit covariance."""
         super().__init__()
         self.n_sites = n_sites
         self.register_buffer("mean", torch.zeros(n_sites, dtype=torch.float64))
@@ -43,4 +44,5 @@ class Gaussian(nn.Module):
         noise = torch.randn(
             n, self.n_sites, generator=generator, dtype=torch.float64, device=self.mean.device
         )
-        return (self.mean + noise @ torch.linalg.cholesky(self.covariance).T).float()
+        cholesky = torch.linalg.cholesky(self.covariance)
+        return torch.addmm(self.mean, noise, cholesky.T).float()

@@ -18,6 +18,7 @@ class GaussianMixture(nn.Module):
     covariances: Tensor
 
     def __init__(self, n_sites: int, components: int) -> None:
+        """Start with equal weights, means of 0 and unit covariances."""
         super().__init__()
         self.n_sites, self.n_components = n_sites, components
         self.register_buffer("weights", torch.full((components,), 1.0 / components, dtype=torch.float64))
@@ -50,6 +51,6 @@ class GaussianMixture(nn.Module):
         )
         choleskys = torch.linalg.cholesky(self.covariances)
         x = self.means[chosen]
-        for k in chosen.unique().tolist():
+        for k in range(self.n_components):
             x[chosen == k] += noise[chosen == k] @ choleskys[k].T
         return x.float()

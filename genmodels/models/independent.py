@@ -16,6 +16,7 @@ class Independent(nn.Module):
     probabilities: Tensor
 
     def __init__(self, n_sites: int) -> None:
+        """Start with every p at ½."""
         super().__init__()
         self.n_sites = n_sites
         self.register_buffer("probabilities", torch.full((n_sites,), 0.5, dtype=torch.float64))

@@ -22,6 +22,7 @@ class RBM(nn.Module):
     domain: Domain = "spin"
 
     def __init__(self, n_visible: int, n_hidden: int) -> None:
+        """Start with all parameters 0: the uniform distribution."""
         super().__init__()
         self.n_visible, self.n_hidden = n_visible, n_hidden
         self.n_sites = n_visible + n_hidden

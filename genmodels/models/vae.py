@@ -87,8 +87,12 @@ class VAE(nn.Module):
         return torch.sigmoid(self.decoder(z))
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator, radius: float = 1.0) -> Tensor:
-        """Return n images with z ~ N(0, radius² I): below 1 typical ones, above 1 unusual ones  # (n, site)."""
+    def sample_means(self, n: int, generator: torch.Generator, radius: float = 1.0) -> Tensor:
+        """Return y(z) of z ~ N(0, radius² I): below 1 typical pictures, above 1 unusual ones  # (n, site)."""
         device = next(self.parameters()).device
         z = radius * torch.randn(n, self.latent, generator=generator, device=device)
-        return torch.bernoulli(self.means(z), generator=generator)
+        return self.means(z)
+
+    def sample(self, n: int, generator: torch.Generator, radius: float = 1.0) -> Tensor:
+        """Return n pictures drawn from `sample_means`  # (n, site) in {0, 1}."""
+        return torch.bernoulli(self.sample_means(n, generator, radius), generator=generator)

@@ -1,0 +1,193 @@
+"""The `genmodels` command: the models and tables of a finished pipeline, in the terminal."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from click import ClickException
+from click.exceptions import Abort, Exit
+
+from genmodels.errors import InputError
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Train, sample and compare generative models of images.",
+)  # fmt: skip
+TABLE = Path("out/main/report/table.json")
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if debug:
+        os.environ["GENMODELS_DEBUG"] = "1"
+
+
+@app.command()
+def evaluate(
+    model_dir: Annotated[Path, typer.Argument(help="A model's folder, such as out/main/train/vae.")],
+    data: Annotated[str, typer.Option(help="A data set's name, a folder of images, or out/main/prepare/images.")],
+    seed: Annotated[int, typer.Option(help="Of the split, the binarisation and the estimator.")] = 2026,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Print the model's log-likelihood of held-out binary images, in nats per image."""
+    import torch
+
+    from genmodels.artifacts import load_model, read_config
+    from genmodels.estimators import likelihood
+    from genmodels.streams import Key
+
+    model, config = load_model(model_dir), read_config(model_dir)
+    v = torch.from_numpy(_held_out(data, config["data"]["shape"], seed)).float()
+    routes = likelihood.routes(model, v, Key(seed, "evaluate"), likelihood.with_enumeration(model, _log_z(model_dir)))
+    estimate = routes[0].mean()
+    print(json.dumps(estimate.to_dict(), sort_keys=True) if as_json else estimate)
+
+
+def _log_z(model_dir: Path) -> dict[str, Any]:
+    """Return the estimates of log Z that the pipeline wrote for this model, if it did."""
+    from genmodels.artifacts import read_json
+    from genmodels.estimate import Estimate
+
+    path = model_dir.parents[1] / "estimate_log_z" / f"{model_dir.name}.json" if len(model_dir.parts) > 2 else None
+    if path is None or not path.exists():
+        return {}
+    return {name: Estimate.from_dict(entries) for name, entries in read_json(path).items()}
+
+
+def _held_out(data: str, shape: list[int], seed: int) -> Any:
+    """Return the test images of a data set, or all images of the user's own folder  # (image, site)."""
+    import numpy as np
+
+    from genmodels.data import images
+    from genmodels.data.prepare import prepare_dataset
+    from genmodels.data.sources import SOURCES
+
+    name = data if data in SOURCES else "folder"
+    if (Path(data) / "meta.json").exists():
+        prepared = images.load(Path(data))
+    elif name == data or Path(data).exists():
+        size = None if name == "folder" else (shape[0], shape[1])
+        path = data if name == "folder" else None
+        prepared, _ = prepare_dataset(name, path, None, size, 10000, 0.3, validation=0.1, test=0.2, seed=seed)
+    else:
+        raise InputError(f"--data {data}: neither a data set ({', '.join(SOURCES)}) nor a folder of images")
+    if list(prepared.shape) != shape:
+        here, there = ("×".join(map(str, sides)) for sides in (prepared.shape, shape))
+        raise InputError(f"--data {data}: images of {here} where the model was trained on {there} pixels and channels")
+    if name == "folder" and prepared.name == "folder" and not (Path(data) / "meta.json").exists():
+        return np.concatenate([split.binary for split in prepared.splits.values()])
+    return prepared.splits["test"].binary
+
+
+@app.command()
+def sample(
+    model_dir: Annotated[Path, typer.Argument(help="A model's folder, such as out/main/train/vae.")],
+    out: Annotated[Path, typer.Option(help="The PNG to write.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="How many pictures.")] = 64,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    workers: Annotated[int | None, typer.Option(help="Ray workers for models that run chains; 0: this process.")] = None,
+) -> None:
+    """Draw pictures from a model, the same ones for the same seed."""
+    from genmodels.artifacts import load_model, new_file, read_config
+    from genmodels.data import pictures
+    from genmodels.generate import generate
+    from genmodels.placement.choose import placement
+    from genmodels.streams import Key
+
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--out {out}: pictures are written as PNG, give a name that ends in .png")
+    model, config = load_model(model_dir), read_config(model_dir)
+    with placement(0, workers) as place:
+        drawn = generate(model, n, Key(seed, "sample"), place)
+    arrays = [array.float().numpy() for array in drawn if array is not None]
+    with new_file(out) as path:
+        pictures.panels(arrays, config["data"]["shape"], path)
+    print(f"{out}: {n} pictures" + (", below them their pixels' probabilities" if len(arrays) > 1 else ""))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str] | None, typer.Argument(help="table.json files, pipelines' folders, MLflow runs.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Print the table of all models, of one run or of several side by side."""
+    from genmodels.table import show
+
+    tables = {name: _table(name) for name in runs or [str(TABLE)]}
+    if as_json:
+        print(json.dumps(tables, sort_keys=True))
+    else:
+        show(tables)
+
+
+def _table(name: str) -> dict[str, Any]:
+    from genmodels.artifacts import read_json
+
+    path = Path(name)
+    candidates = (path, path / "table.json", path / "report" / "table.json", Path("out") / name / "report" / "table.json")
+    for candidate in candidates:
+        if candidate.is_file():
+            return _checked(read_json(candidate), str(candidate))
+    if name == str(TABLE):
+        raise InputError(f"{TABLE}: no table here yet; run 'make repro' or 'dvc repro' first")
+    return _checked(_tracked(name), name)
+
+
+def _checked(table: Any, name: str) -> dict[str, Any]:
+    if not isinstance(table, dict) or not {"data", "rows"} <= set(table):
+        raise InputError(f"{name}: not a table of this program, which has the keys 'data' and 'rows'")
+    return table
+
+
+def _tracked(name: str) -> Any:
+    """Return the table that was kept with an MLflow run, given its id or its name."""
+    import tempfile
+
+    from genmodels.artifacts import read_json
+
+    database = Path(os.environ.get("DVC_ROOT", ".")).resolve() / "mlflow.db"
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri is None and not database.exists():
+        raise InputError(f"{name}: no such file or folder, and no tracked runs here ({database})")
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri or f"sqlite:///{database}")
+    experiment = client.get_experiment_by_name("genmodels")
+    found = [] if experiment is None else client.search_runs(
+        [experiment.experiment_id], "tags.`genmodels.kind` = 'pipeline'", max_results=10000
+    )  # fmt: skip
+    ids = [run.info.run_id for run in found if name in (run.info.run_id, run.info.run_name)]
+    if not ids:
+        raise InputError(f"{name}: neither a table, a pipeline's folder, nor the id or name of a tracked pipeline run")
+    with tempfile.TemporaryDirectory() as folder:
+        return read_json(Path(client.download_artifacts(ids[0], "report/table.json", folder)))
+
+
+def main() -> None:
+    """Run the command; what the user got wrong ends in one line and exit status 2."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except Exit as stop:
+        sys.exit(stop.exit_code)
+    except Abort:
+        sys.exit(130)
+    except ClickException as error:
+        _fail(error.format_message().replace("\n", " "))
+    except (InputError, OSError, FloatingPointError) as error:
+        if os.environ.get("GENMODELS_DEBUG"):
+            raise
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    print(f"genmodels: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Pictures as they are kept: grey, binarised and labelled, in three splits; to a folder and back."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genmodels.data.npz import read_npz
+from genmodels.data.target import Target
+from genmodels.errors import InputError
+
+SPLITS = ("train", "validation", "test")
+Track = Literal["binary", "grey"]
+_FORMAT = 1
+_ARRAYS = tuple(f"{split}_{field}" for split in SPLITS for field in ("grey", "binary", "labels"))
+_META = {"format": int, "name": str, "shape": list, "levels": int, "binarisation": str, "origin": str}
+
+
+class Split(NamedTuple):
+    """Images of one split, flattened in raster order; any prefix is a fair sample of them."""
+
+    grey: np.ndarray  # (n, site) uint8, levels 0 … K − 1
+    binary: np.ndarray  # (n, site) uint8, 0 or 1
+    labels: np.ndarray  # (n,) int64, −1 where none
+
+
+class Images(NamedTuple):
+    """A data set, split and binarised.
+
+    Attributes:
+        name: Its name in SOURCES.
+        shape: Height, width, channels.
+        levels: K, the number of grey levels.
+        binarisation: "fixed-stochastic" (v ~ Bernoulli(grey/(K − 1)), drawn once), "given" (by the data
+            set's makers) or "native" (the pictures are black and white).
+        splits: "train", "validation" and "test".
+        origin: Where the pictures came from, in words.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    levels: int
+    binarisation: str
+    splits: dict[str, Split]
+    origin: str = ""
+
+
+def save(folder: Path, images: Images, target: Target | None = None) -> None:
+    """Write images.npz, meta.json and, where P is known, target.npz into an existing folder.
+
+    Nothing is compressed and no time is noted, so that equal images give equal bytes with any zlib.
+    """
+    folder = Path(folder)
+    arrays = [array for split in SPLITS for array in images.splits[split]]
+    named: dict[str, Any] = dict(zip(_ARRAYS, arrays, strict=True))
+    np.savez(folder / "images.npz", **named)
+    meta = images._asdict() | {"format": _FORMAT}
+    del meta["splits"]
+    (folder / "meta.json").write_text(json.dumps(meta, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    if target is not None:
+        np.savez(folder / "target.npz", **target._asdict())
+
+
+def load(folder: Path) -> Images:
+    """Return the images in a folder that `save` wrote.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    folder = Path(folder)
+    meta = _read_meta(folder / "meta.json")
+    path = folder / "images.npz"
+    arrays = read_npz(path, _ARRAYS)
+    splits = {split: Split(*(arrays[f"{split}_{field}"] for field in Split._fields)) for split in SPLITS}
+    n_sites = int(np.prod(meta["shape"]))
+    for name, split in splits.items():
+        expected = (len(split.labels), n_sites)
+        if split.labels.ndim != 1 or split.grey.shape != expected or split.binary.shape != expected:
+            raise InputError(f"{path}: the arrays of '{name}' do not fit images of shape {meta['shape']}")
+        if split.grey.dtype != np.uint8 or split.binary.dtype != np.uint8 or split.labels.dtype != np.int64:
+            raise InputError(f"{path}: the arrays of '{name}' are not uint8 levels with int64 labels")
+        if split.grey.max(initial=0) >= meta["levels"] or split.binary.max(initial=0) > 1:
+            raise InputError(f"{path}: '{name}' has values beyond its {meta['levels']} levels")
+    return Images(
+        meta["name"], tuple(meta["shape"]), meta["levels"], meta["binarisation"], splits, meta["origin"]
+    )
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, so {path.parent} is not a folder of prepared images")
+    try:
+        meta: Any = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: not a JSON file ({error})") from error
+    if not isinstance(meta, dict):
+        raise InputError(f"{path}: expected a mapping; prepare the images again")
+    for key, kind in _META.items():
+        if not isinstance(meta.get(key), kind):
+            raise InputError(
+                f"{path}: {key} is {meta.get(key)!r}, not of type {kind.__name__}; prepare again"
+            )
+    if meta["format"] != _FORMAT:
+        raise InputError(f"{path}: format is {meta['format']}, this version reads {_FORMAT}; prepare again")
+    if len(meta["shape"]) != 3 or not all(isinstance(side, int) and side > 0 for side in meta["shape"]):
+        raise InputError(f"{path}: shape is {meta['shape']}, expected height, width, channels")
+    return dict(meta)
+
+
+def load_target(folder: Path) -> Target | None:
+    """Return the known distribution beside the images, or None where there is none.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = Path(folder) / "target.npz"
+    if not path.exists():
+        return None
+    arrays = read_npz(path, Target._fields)
+    states, log_p, full_support = (arrays[field] for field in Target._fields)
+    if states.ndim != 2 or log_p.shape != states.shape[:1] or full_support.shape != ():
+        raise InputError(f"{path}: states and log_p do not fit each other; prepare the images again")
+    return Target(states, log_p, bool(full_support))
+
+
+def batch(split: Split, track: Track, domain: Literal["spin", "binary", "grey"]) -> Tensor:
+    """Return the images of a split as a model's domain has them.
+
+    The binary track gives ±1 in the domain "spin", else 0 and 1; the grey track gives levels.
+
+    Returns:
+        float32  # (image, site)
+
+    Raises:
+        InputError: the grey track for a model of black and white images.
+    """
+    if track == "grey":
+        if domain != "grey":
+            raise InputError(f"track = 'grey': the model's domain is '{domain}'; use the binary track")
+        return torch.from_numpy(split.grey.astype(np.float32))
+    v = torch.from_numpy(split.binary.astype(np.float32))
+    return v.mul_(2).sub_(1) if domain == "spin" else v
+
+
+def describe(images: Images, track: Track) -> dict[str, Any]:
+    """Return what a model's config.json says of its data: name, shape, levels, binarisation."""
+    binary = track == "binary"
+    return {
+        "name": images.name,
+        "shape": list(images.shape),
+        "levels": 2 if binary else images.levels,
+        "binarisation": images.binarisation if binary else "none",
+    }

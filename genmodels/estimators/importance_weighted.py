@@ -1,0 +1,81 @@
+"""Bounds on the likelihood of a variational autoencoder by samples of its encoder."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genmodels.errors import InputError
+from genmodels.protocols import HasLogWeights
+from genmodels.streams import Key
+
+_SHARD = 16  # images that share a stream: they bound the memory, and an image's number depends on its shard only
+_ROUND = 250  # samples of z at once
+
+
+def bound(
+    model: HasLogWeights,
+    x: Tensor,
+    key: Key,
+    n_samples: int = 1000,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return log (1/K) Σ_k w_k, w_k = q_θ(x, z_k)/q_φ(z_k|x) with z_k ~ q_φ(z|x), for each image.
+
+    Its expectation is a lower bound on log q_θ(x) that rises with K. Dropout is off, whatever the mode of
+    `model`. A larger K draws the samples of a smaller one first, where that fills its rounds.
+    Burda, Grosse & Salakhutdinov 2016, eq. 8.
+
+    Args:
+        model: A Model with log_weights.
+        x: Images in the model's domain  # (image, site)
+        key: The stream; images go by shards of 16 and samples by rounds of 250, each with its own.
+        n_samples: K, at least 2.
+        progress: Called with the images done and their total.
+
+    Returns:
+        The bound of each image in nats, and by the delta method its variance var(w)/(K mean(w)²), which is
+        independent between images  # float64, (image,) each
+
+    Raises:
+        InputError: fewer than 2 samples.
+    """
+    shards = []
+    for log_w in _log_weights(model, x, key, n_samples):
+        relative = log_w.softmax(1) * n_samples  # w / mean(w)
+        shards.append(torch.stack([log_w.logsumexp(1) - math.log(n_samples), relative.var(1) / n_samples]))
+        if progress is not None:
+            progress(min(len(shards) * _SHARD, len(x)), len(x))
+    values, variances = torch.cat(shards, 1).numpy()
+    return values, variances
+
+
+def evidence(model: HasLogWeights, x: Tensor, key: Key, n_samples: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+    """Return (1/K) Σ_k log w_k, the evidence lower bound, for each image; with `key` of `bound`, at the same z.
+
+    Args, returns and raises as `bound`; the variance is var(log w)/K. Kingma & Welling 2013, eq. 2.
+    """
+    shards = [
+        torch.stack([log_w.mean(1), log_w.var(1) / n_samples])
+        for log_w in _log_weights(model, x, key, n_samples)
+    ]
+    values, variances = torch.cat(shards, 1).numpy()
+    return values, variances
+
+
+@torch.no_grad()
+def _log_weights(model: HasLogWeights, x: Tensor, key: Key, n_samples: int) -> Iterator[Tensor]:
+    """Yield log w of one shard of images after the other  # float64, (image, sample)."""
+    if n_samples < 2:
+        raise InputError(f"n_samples: {n_samples} sample of z has no error, give at least 2")
+    evaluated = copy.deepcopy(model).eval()  # type: ignore[attr-defined]
+    sizes = [min(_ROUND, n_samples - first) for first in range(0, n_samples, _ROUND)]
+    for shard, images in enumerate(x.split(_SHARD)):
+        keys = [key.at(shard=shard, round=r) for r in range(len(sizes))]
+        rounds = [
+            evaluated.log_weights(images, size, k.torch(x.device)) for size, k in zip(sizes, keys, strict=True)
+        ]
+        yield torch.cat(rounds, 1).double().cpu()

@@ -1,0 +1,152 @@
+"""The likelihood of binary images under any model, by every route that the model offers."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genmodels.estimate import Estimate, Kind, over_images, undetermined
+from genmodels.estimators import dequantised, enumeration, free_energy, importance_weighted, sequential, variational
+from genmodels.protocols import (
+    HasBoundTerms,
+    HasComponents,
+    HasLogProb,
+    HasLogUnnormalised,
+    HasLogWeights,
+    HasSides,
+)
+from genmodels.streams import Key
+
+ENUMERATION = "enumeration"
+Report = Callable[[int, int], None]
+
+
+class Effort(NamedTuple):
+    """How many random numbers the estimators may spend."""
+
+    importance_samples: int = 1000  # K, a VAE's samples of z per image
+    noise_levels: int = 16  # a diffusion model's noise levels per image and repeat
+    noise_repeats: int = 8
+    dequantisation_samples: int = 64  # a Gaussian mixture's draws of u per image
+
+
+class Route(NamedTuple):
+    """log q of each image by one method.
+
+    Attributes:
+        name: "" for the number that stands for the model, else what tells this route from it.
+        values: Nats; None where log Z is not determined  # (image,)
+        variances: Of each value, from random numbers that are independent between images  # (image,)
+        shared: Standard error that all values have in common, that of log Z.
+        kind: exact | lower | estimate | undetermined.
+        method: How, in words that fit a table cell.
+        reason: Why there are no values.
+    """
+
+    name: str
+    values: np.ndarray | None
+    variances: np.ndarray | None
+    shared: float
+    kind: Kind
+    method: str
+    reason: str = ""
+
+    def mean(self) -> Estimate:
+        """Return the mean over images."""
+        if self.values is None:
+            return undetermined(self.reason, unit="nats per image", n=0, method=self.method)
+        n = len(self.values)
+        error = self.error(np.full(n, 1.0 / n))
+        return over_images(self.values, kind=self.kind, method=self.method, stderr_estimator=error)
+
+    def error(self, weights: np.ndarray) -> float:
+        """Return the estimator's standard error of Σ_i w_i log q(x_i), with Σ w = 1."""
+        own = 0.0 if self.variances is None else float((weights**2 * self.variances).sum())
+        return math.hypot(math.sqrt(own), self.shared)
+
+
+def routes(
+    model: Any,
+    v: Tensor,
+    key: Key,
+    log_z: Mapping[str, Estimate] | None = None,
+    effort: Effort | None = None,
+    progress: Report | None = None,
+) -> list[Route]:
+    """Return log q(v) by every route, the one that stands for the model first.
+
+    Gaussians: conditionals renormalised on {0, 1}, exact; and the bound by uniform dequantisation. Models with a
+    tractable likelihood: exact. Energy models: with the exact log Z where the smaller layer can be summed,
+    and with each estimated one. VAE: the importance-weighted bound, and the plain one. Diffusion: the
+    discretised variational bound.
+
+    Args:
+        model: A Model.
+        v: Binary images  # (image, site) in {0, 1}
+        key: The stream of what is random.
+        log_z: For energy models, what `with_enumeration` returned, log Z by name of method.
+        effort: Sizes of the random parts.
+        progress: Called with images done and their total.
+    """
+    effort = effort or Effort()
+    x = 2.0 * v - 1.0 if model.domain == "spin" else v
+    with torch.no_grad():
+        if isinstance(model, HasComponents):
+            return list(_gaussian(model, v, key, effort))
+        if isinstance(model, HasLogProb):
+            return [Route("", model.log_prob(x).double().numpy(), None, 0.0, "exact", "closed form")]
+        if isinstance(model, HasLogUnnormalised):
+            return list(_energy(model, x, log_z or {}))
+        if isinstance(model, HasLogWeights):
+            return list(_autoencoder(model, x, key, effort, progress))
+        if isinstance(model, HasBoundTerms):
+            return list(_diffusion(model, x, key, effort, progress))
+    raise TypeError(f"{type(model).__name__} offers no likelihood and no bound on it")
+
+
+def with_enumeration(model: Any, log_z: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """Return the estimates of log Z, before them the exact one where a layer of `model` can be summed."""
+    if isinstance(model, HasSides) and min(model.n_visible, model.n_hidden) <= enumeration.MAX_LAYER:
+        return {ENUMERATION: enumeration.log_z(model), **log_z}  # type: ignore[arg-type]
+    return dict(log_z)
+
+
+def _gaussian(model: HasComponents, v: Tensor, key: Key, effort: Effort) -> Iterator[Route]:
+    values = sequential.log_prob_binary(model, v).numpy()
+    yield Route("", values, None, 0.0, "exact", "conditionals on {0, 1}")
+    generator = key.child("dequantise").torch()
+    bounds, variances = dequantised.bound(model, v, generator, effort.dequantisation_samples)
+    yield Route("dequantised", bounds.numpy(), variances.numpy(), 0.0, "lower", "uniform dequantisation")
+
+
+def _energy(model: Any, x: Tensor, log_z: Mapping[str, Estimate]) -> Iterator[Route]:
+    unnormalised = model.log_unnormalised(x).double().numpy()
+    estimated = {name: estimate for name, estimate in log_z.items() if name != ENUMERATION}
+    first = log_z[ENUMERATION] if ENUMERATION in log_z else free_energy.combined(list(estimated.values()))
+    yield _normalised("", unnormalised, first)
+    for name, estimate in estimated.items():
+        yield _normalised(name, unnormalised, estimate)
+
+
+def _normalised(name: str, unnormalised: np.ndarray, log_z: Estimate) -> Route:
+    method = f"log Z: {log_z.method}"
+    if log_z.value is None:
+        return Route(name, None, None, 0.0, "undetermined", method, log_z.reason)
+    return Route(name, unnormalised - log_z.value, None, log_z.stderr or 0.0, log_z.kind, method)
+
+
+def _autoencoder(model: Any, x: Tensor, key: Key, effort: Effort, progress: Report | None) -> Iterator[Route]:
+    n = effort.importance_samples
+    values, variances = importance_weighted.bound(model, x, key.child("weights"), n, progress)
+    yield Route("", values, variances, 0.0, "lower", f"importance-weighted bound, K = {n}")
+    values, variances = importance_weighted.evidence(model, x, key.child("weights"), n)
+    yield Route("elbo", values, variances, 0.0, "lower", "evidence lower bound")
+
+
+def _diffusion(model: Any, x: Tensor, key: Key, effort: Effort, progress: Report | None) -> Iterator[Route]:
+    sizes = effort.noise_levels, effort.noise_repeats
+    values, variances, _ = variational.bound(model, x, key.child("noise"), *sizes, progress)
+    yield Route("", values, variances, 0.0, "lower", f"variational bound, T = {model.T}")

@@ -1,0 +1,57 @@
+"""Pictures from any model: independent draws where the model has them, chains where it has only an energy."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from genmodels import registry
+from genmodels.errors import InputError
+from genmodels.estimators import sequential
+from genmodels.kernels import KERNELS
+from genmodels.protocols import CanSample, HasBlocks, HasComponents, HasMeans, Placement
+from genmodels.samplers import SAMPLERS
+from genmodels.streams import Key
+
+
+class Pictures(NamedTuple):
+    """Samples of a model.
+
+    Attributes:
+        pixels: Binary samples  # (n, site) in {0, 1}
+        means: Their pixels' probabilities at the last step, where the model has one  # (n, site) in [0, 1]
+    """
+
+    pixels: Tensor
+    means: Tensor | None
+
+
+@torch.no_grad()
+def generate(model: Any, n: int, key: Key, placement: Placement) -> Pictures:
+    """Return n pictures, the same for the same key wherever the work runs.
+
+    Gaussians draw pixel after pixel from their conditionals on {0, 1}; energy models run replica exchange.
+
+    Raises:
+        InputError: n < 1.
+    """
+    if n < 1:
+        raise InputError(f"n: {n} pictures asked for, give at least 1")
+    if isinstance(model, HasMeans):
+        means = model.sample_means(n, key.child("means").torch())
+        return Pictures(torch.bernoulli(means, generator=key.child("pixels").torch()), means)
+    if isinstance(model, HasComponents):
+        return Pictures(sequential.sample_binary(model, n, key.torch()), None)
+    if isinstance(model, CanSample):
+        return Pictures(model.sample(n, key.torch()), None)
+    if isinstance(model, HasBlocks):
+        return _chains(model, n, key, placement)
+    raise TypeError(f"{type(model).__name__} offers nothing to draw pictures with")
+
+
+def _chains(model: Any, n: int, key: Key, placement: Placement) -> Pictures:
+    kernel = registry.build(KERNELS, "block_gibbs", {})
+    sampler = registry.build(SAMPLERS, "replica_exchange", {})
+    x = sampler.draw(model, kernel, n, key, placement)
+    means = model.conditional(0, x, torch.ones(n))
+    return Pictures((x[:, model.blocks[0]] + 1.0) / 2.0, means)

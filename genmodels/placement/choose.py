@@ -1,0 +1,59 @@
+"""Choose where shards run: the argument, then the environment, then the caller's default."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from genmodels.errors import InputError
+from genmodels.placement.local import LocalPlacement
+from genmodels.placement.ray import RayPlacement
+from genmodels.protocols import Placement
+
+
+@contextmanager
+def placement(default: int | None = None, n_workers: int | None = None) -> Iterator[Placement]:
+    """Yield a place to work, and close it on leaving.
+
+    The first of these that is there decides: `n_workers`; GENMODELS_WORKERS; RAY_ADDRESS, a cluster to
+    join; `default`. 0 workers is this process; n > 0 is a Ray on this machine with n workers.
+
+    Args:
+        default: Number of workers where nobody says; None is one for each core this process may use.
+        n_workers: What the command's --workers says, if anything.
+
+    Raises:
+        InputError: what should be a number of workers is not, or no cluster at RAY_ADDRESS.
+    """
+    place = _open(default, n_workers)
+    try:
+        yield place
+    finally:
+        place.close()
+
+
+def _open(default: int | None, n_workers: int | None) -> Placement:
+    if n_workers is not None:
+        return _with(_count("--workers", str(n_workers)))
+    if workers := os.environ.get("GENMODELS_WORKERS"):
+        return _with(_count("GENMODELS_WORKERS", workers))
+    if address := os.environ.get("RAY_ADDRESS"):
+        return RayPlacement.connect(address)
+    return _with(_cores() if default is None else default)
+
+
+def _with(n_workers: int) -> Placement:
+    return RayPlacement.local(n_workers) if n_workers else LocalPlacement()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _count(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise InputError(
+            f"{name} is '{text}', expected a whole number: 0 for this process, n for Ray with n workers"
+        )
+    return int(text)

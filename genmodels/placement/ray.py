@@ -1,0 +1,220 @@
+"""Work on Ray: a private one on this machine, or a cluster that is there already."""
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genmodels.errors import InputError
+
+OBJECT_STORE_BYTES = 256 * 2**20  # more is spilled to disk; a smaller /dev/shm makes Ray use the disk at once
+MAX_RETRIES = 3  # of a shard whose worker died
+_ROOT = Path(__file__).resolve().parents[2]  # where this checkout of genmodels is imported from
+_LONGEST = 40  # characters of a folder whose sockets still fit into the 107 that Unix allows
+# Else Ray tells of a lost worker on the standard output, which belongs to the command's result.
+_QUIET = {"RAY_DEDUP_LOGS": "1", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
+
+# Outlives this process, and with it a SIGKILL: waits for the end of its standard input, then tidies up.
+# A dying daemon may still write a line, hence the second and third attempt.
+_JANITOR = 'cat; for attempt in 1 2 3 4 5; do rm -rf -- "$0" && exit; sleep 1; done'
+
+
+class RayPlacement:
+    """Shards as Ray tasks; states and results stay in Ray's object store until they are fetched.
+
+    Whatever is handed to several tasks, a large model for one, goes in once: `submit` takes the handle
+    that `put` returns for any of its arguments. Arrays of numpy arrive read-only. One at a time in a
+    process, opened from a thread that lives as long as it does (Linux ends a child with its thread).
+    """
+
+    def __init__(self, n_workers: int, closing: contextlib.ExitStack) -> None:
+        """Wrap the Ray that `local` or `connect` has opened; `closing` ends it."""
+        import ray
+
+        self.n_workers = n_workers
+        self._closing = closing
+        self._run = ray.remote(num_cpus=1, num_returns=2, max_retries=MAX_RETRIES)(_run)
+
+    @classmethod
+    def local(cls, n_workers: int) -> "RayPlacement":
+        """Start a Ray of our own with `n_workers` workers; `close` leaves nothing of it behind.
+
+        It listens on loopback only, asks for a token that only its own processes know, and writes to a
+        folder of its own under the system's temporary one.
+        """
+        with contextlib.ExitStack() as closing:
+            folder = closing.enter_context(_temporary_folder())
+            closing.callback(_stop)
+            environment = {
+                # Ray's switch for loopback only, named after the systems where it is the default.
+                "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN": secrets.token_hex(32),
+                "RAY_USAGE_STATS_ENABLED": "0",
+                "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
+                "OMP_NUM_THREADS": "1",
+                "NUMBA_NUM_THREADS": "1",
+            }
+            _start(
+                environment,
+                address="local",
+                num_cpus=n_workers,
+                num_gpus=0,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=folder,
+                _node_ip_address="127.0.0.1",
+            )
+            return cls(n_workers, closing.pop_all())
+
+    @classmethod
+    def connect(cls, address: str) -> "RayPlacement":
+        """Join the cluster at `address`, with one worker for each of its CPUs; `close` only leaves it.
+
+        Raises:
+            InputError: no cluster answers at `address`.
+        """
+        try:
+            _knock(address)
+            with contextlib.ExitStack() as closing:
+                closing.callback(_stop)
+                _start({}, address=address)
+                return cls(_cpus(), closing.pop_all())
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0].rstrip(".")
+            raise InputError(
+                f"RAY_ADDRESS is '{address}': no Ray cluster could be joined there ({reason}); "
+                "start one, or set GENMODELS_WORKERS to work on this machine"
+            ) from error
+
+    def put(self, state: Any) -> Any:
+        """Return a reference to `state` in the object store."""
+        import ray
+
+        return ray.put(state)
+
+    def submit(self, fn: Callable[..., tuple[Any, Any]], handle: Any, *small: Any) -> tuple[Any, Any]:
+        """Start fn(state of handle, *small) on a free worker; what it raises, `fetch` raises."""
+        state, result = self._run.remote(fn, handle, *small)
+        return state, result
+
+    def wait(self, handles: Sequence[Any]) -> Iterator[int]:
+        """Yield the indices of `handles` as they complete or fail."""
+        import ray
+
+        index = {handle: i for i, handle in enumerate(handles)}
+        pending = list(handles)
+        while pending:
+            done, pending = ray.wait(pending, fetch_local=False)
+            yield from (index[handle] for handle in done)
+
+    def fetch(self, handle: Any) -> Any:
+        """Return the value behind `handle`.
+
+        Raises:
+            RuntimeError: the worker died, and so did those that tried again.
+            Exception: what the shard raised, as it raised it; the worker's traceback is its cause.
+        """
+        import ray
+        from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
+
+        try:
+            return ray.get(handle)
+        except RayTaskError as error:
+            raise error.cause from error
+        except (OutOfMemoryError, WorkerCrashedError) as error:
+            raise RuntimeError(
+                f"a shard's worker died {MAX_RETRIES + 1} times in a row: too little memory, or a crash"
+            ) from error
+
+    def close(self) -> None:
+        """End the local Ray and remove its files, or leave the cluster."""
+        self._closing.close()
+
+
+def _run(fn: Callable[..., tuple[Any, Any]], state: Any, *small: Any) -> tuple[Any, Any]:
+    torch.set_num_threads(1)  # a worker that is used again may come with another number
+    return fn(state, *small)
+
+
+def _start(environment: dict[str, str], **settings: Any) -> None:
+    """Call ray.init such that it is silent, workers import this checkout and SIGTERM stays the caller's."""
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
+    # Ray puts the current folder first on the workers' path.
+    with _environment(_QUIET | environment), contextlib.chdir(_ROOT):
+        import ray
+        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+
+        AuthenticationTokenLoader.instance().reset_cache()  # it may hold an earlier session's token
+        try:
+            ray.init(**settings, log_to_driver=False, logging_level=logging.CRITICAL)
+        finally:
+            if in_main and handler is not None:
+                signal.signal(signal.SIGTERM, handler)
+
+
+def _knock(address: str) -> None:
+    """Raise where nobody listens: Ray itself would try for minutes."""
+    if address != "auto":
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if not (host and port.isdigit()):
+            raise ValueError("an address is host:port, ray://host:port or auto")
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _cpus() -> int:
+    import ray
+
+    # A cluster that grows on demand may have none yet.
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+
+
+def _stop() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+@contextlib.contextmanager
+def _environment(entries: dict[str, str]) -> Iterator[None]:
+    """Set variables that Ray's processes inherit, and put ours back."""
+    before = {name: os.environ.get(name) for name in entries}
+    os.environ.update(entries)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[str]:
+    """Yield a new folder that disappears on leaving, and also when this process is killed."""
+    root = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="gm-", dir=root if len(root) < _LONGEST - 11 else "/tmp")
+    janitor = subprocess.Popen(
+        ["/bin/sh", "-c", _JANITOR, folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is not for it
+    )
+    try:
+        yield folder
+    finally:
+        janitor.communicate()

@@ -1,0 +1,125 @@
+"""A shard of replica exchange: ladders of replicas that advance, then swap their βs."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genmodels.protocols import Kernel
+from genmodels.samplers.shards import representable, require_finite
+from genmodels.streams import Key
+
+_FLOOR = 1e-3  # added to each rejection rate when a ladder is adapted: keeps rungs apart where none is rejected
+
+
+class Ladders(NamedTuple):
+    """The state of a shard: some ladders, each with one replica a rung."""
+
+    particles: Any  # the kernel's state; replica r of ladder l is its number l · n_rungs + r
+    replica: Tensor  # (ladder, rung): which replica is on the rung
+    heading: Tensor  # (ladder, replica): +1 met β = 0 last, −1 met the last β after it, 0 neither yet
+
+
+class Measured(NamedTuple):
+    """What a shard saw in one segment."""
+
+    energies: Tensor  # (ladder, round, rung), nats at β = 1, float64, after the sweeps of a round
+    round_trips: Tensor  # (ladder,): times that a replica went from β = 0 to the last β and came back
+    x: Tensor  # (ladder, site), at the last β, at the end
+    n_updates: int
+
+
+def start(
+    _: None, shard: int, n_ladders: int, model: Any, kernel: Kernel[Any], n_rungs: int, key: Key
+) -> tuple[Ladders, None]:
+    """Return ladders whose replicas are all drawn at β = 0."""
+    particles = kernel.init(model, n_ladders * n_rungs, key.child("start").at(shard=shard))
+    replica = torch.arange(n_rungs).repeat(n_ladders, 1)
+    return Ladders(particles, replica, torch.zeros(n_ladders, n_rungs, dtype=torch.int8)), None
+
+
+def advance(
+    state: Ladders,
+    shard: int,
+    rounds: tuple[int, int],
+    model: Any,
+    kernel: Kernel[Any],
+    betas: Tensor,
+    n_sweeps: int,
+    key: Key,
+) -> tuple[Ladders, Measured]:
+    """Return the ladders after the rounds first … last − 1, each `n_sweeps` sweeps and then swaps.
+
+    Raises:
+        FloatingPointError: an energy is not finite.
+    """
+    particles, replica, heading = state.particles, state.replica, state.heading.clone()
+    moves, swaps = key.child("move").at(shard=shard), key.child("swap").at(shard=shard)
+    n_ladders, n_rungs = replica.shape
+    energies, n_updates = [], 0
+    trips = torch.zeros(n_ladders, dtype=torch.int64)
+    for i in range(*rounds):
+        beta = betas[replica.argsort(1)].flatten().float()
+        particles, info = kernel.advance(model, particles, beta, n_sweeps, moves.at(round=i))
+        n_updates += info.n_updates
+        require_finite(particles.energy, f"replica exchange, round {i + 1}")
+        energies.append(particles.energy.double().view(n_ladders, n_rungs).gather(1, replica))
+        uniform = torch.from_numpy(swaps.at(round=i).numpy().random((n_ladders, n_rungs - 1)))
+        replica = swap(replica, betas, energies[-1], uniform, i % 2)
+        trips += turn(heading, replica)
+    top = torch.arange(n_ladders) * n_rungs + replica[:, -1]
+    measured = Measured(torch.stack(energies, 1), trips, kernel.configuration(particles)[top].clone(), n_updates)
+    return Ladders(particles, replica, heading), measured
+
+
+def log_acceptance(betas: Tensor, energies: Tensor) -> Tensor:
+    """Return log min(1, exp[(β_k − β_{k+1})(E_k − E_{k+1})])  # (rung,), (…, rung) -> (…, rung − 1)."""
+    return (betas.diff() * energies.diff(dim=-1)).clamp(max=0.0)
+
+
+def swap(replica: Tensor, betas: Tensor, energies: Tensor, uniform: Tensor, parity: int) -> Tensor:
+    """Return which replica is on which rung after swaps of the rungs (k, k + 1), k of the given parity.
+
+    Args:
+        replica: Before  # (ladder, rung)
+        betas: The ladder  # (rung,)
+        energies: Of the replica on each rung  # (ladder, rung)
+        uniform: Random numbers in [0, 1)  # (ladder, rung − 1)
+        parity: 0 for (0,1)(2,3)…, 1 for (1,2)(3,4)…
+    """
+    accepted = uniform < log_acceptance(betas, energies).exp()
+    accepted[:, 1 - parity :: 2] = False
+    swapped = replica.clone()
+    swapped[:, :-1] = torch.where(accepted, replica[:, 1:], replica[:, :-1])
+    swapped[:, 1:] = torch.where(accepted, replica[:, :-1], swapped[:, 1:])
+    return swapped
+
+
+def turn(heading: Tensor, replica: Tensor) -> Tensor:
+    """Note in `heading` who is at either end of the ladder; return the round trips that ended  # (ladder,)."""
+    bottom, top = replica[:, :1], replica[:, -1:]
+    ended = heading.gather(1, bottom)[:, 0] == -1
+    heading.scatter_(1, bottom, 1)
+    heading.scatter_(1, top, -heading.gather(1, top).abs())
+    return ended.long()
+
+
+def rejection(betas: Tensor, energies: Tensor) -> Tensor:
+    """Return the mean probability that a swap is rejected  # (rung,), (…, rung) -> (rung − 1,)."""
+    refused = 1.0 - log_acceptance(betas, energies).exp()
+    return refused.flatten(0, -2).mean(0)
+
+
+def adapted(betas: Tensor, refused: Tensor) -> Tensor:
+    """Return the ladder on which all rejection rates would be equal, its ends unchanged.
+
+    The barrier Λ(β_k) = Σ_{j<k} r_j is interpolated linearly and cut into equal parts. Syed et al. 2022.
+
+    Args:
+        betas: The ladder on which `refused` was measured  # (rung,)
+        refused: Rejection rates  # (rung − 1,)
+    """
+    barrier = np.concatenate([[0.0], np.cumsum(refused.numpy() + _FLOOR)])
+    parts = np.linspace(0.0, barrier[-1], len(barrier))
+    return representable(torch.from_numpy(np.interp(parts, barrier, betas.numpy())))

@@ -1,0 +1,37 @@
+"""log Z of an energy model by two independent methods, on Ray or in this process: the same bytes."""
+
+from genmodels import registry
+from genmodels.artifacts import load_model, new_folder, save_tensors, write_json
+from genmodels.estimators import free_energy
+from genmodels.kernels import KERNELS
+from genmodels.placement.choose import placement
+from genmodels.samplers import SAMPLERS
+from genmodels.streams import Key
+from pipelines import progress
+from pipelines.stage import Stage, main
+
+
+def work(stage: Stage) -> None:
+    """Write out/<pipeline>/estimate_log_z: <model>.json with an Estimate a method, and what they rest on."""
+    out = stage.out / "estimate_log_z"
+    settings = getattr(stage.params.estimate_log_z, stage.model)
+    model = load_model(stage.out / "train" / stage.model)
+    kernel = registry.build(KERNELS, "block_gibbs", {})
+    answers = {}
+    with placement() as workers, new_folder(out / stage.model) as folder:
+        for name in ("replica_exchange", "population_annealing"):
+            sampler = registry.build(SAMPLERS, name, getattr(settings, name).model_dump())
+            key = Key(stage.params.seed, f"estimate_log_z/{stage.model}/{name}")
+            with progress.bar(f"{stage.name} {name}") as report:
+                result = sampler.run(model, kernel, key, workers, report)
+            estimate = free_energy.log_z(result)
+            answers[name] = estimate.to_dict() | {"diagnostics": result.summary()}
+            save_tensors(folder / f"{name}.safetensors", result.tensors())
+            if estimate.value is not None:
+                stage.run.metrics({f"log_z/{name}": estimate.value, f"log_z/{name}/stderr": estimate.stderr or 0.0})
+    write_json(out / f"{stage.model}.json", answers)
+    stage.run.file(out / f"{stage.model}.json")
+
+
+if __name__ == "__main__":
+    main("estimate_log_z", work)

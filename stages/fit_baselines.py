@@ -1,0 +1,53 @@
+"""Models with a closed form or EM: independent pixels, Gaussian, Gaussian and Bernoulli mixtures."""
+
+from math import prod
+from typing import Any
+
+from genmodels import registry
+from genmodels.artifacts import save_model
+from genmodels.data import images
+from genmodels.learners import LEARNERS
+from genmodels.learners.fit import Whole
+from genmodels.models import MODELS
+from genmodels.streams import Key
+from pipelines.stage import Stage, main
+from pipelines.training import Row, train, write_curve
+
+LEARNER = {
+    "independent": "closed_form",
+    "gaussian": "closed_form",
+    "gaussian_mixture": "expectation_maximisation",
+    "bernoulli_mixture": "expectation_maximisation",
+}
+
+
+def work(stage: Stage) -> None:
+    """Write out/<pipeline>/fit_baselines: a model's folder and <model>.csv; of several starts the best is kept."""
+    out = stage.out / "fit_baselines"
+    settings = getattr(stage.params.fit_baselines, stage.model).model_dump()
+    prepared = images.load(stage.out / "prepare" / "images")
+    best: Any = None
+    rows: list[Row] = []
+    for start in range(settings.get("restarts", 1)):
+        model, curve = _fit(stage, settings, prepared, start)
+        rows += [{"start": float(start)} | row for row in curve]
+        score = curve[-1].get("objective", curve[-1]["log_likelihood"])
+        if best is None or score > best[0]:
+            best = score, model
+    save_model(out / stage.model, stage.model, best[1], images.describe(prepared, settings["track"]))
+    write_curve(out / f"{stage.model}.csv", rows)
+    stage.run.file(out / f"{stage.model}.csv")
+    stage.run.model(out / stage.model, stage.model)
+
+
+def _fit(stage: Stage, settings: dict[str, Any], prepared: images.Images, start: int) -> tuple[Any, list[Row]]:
+    learner = registry.build(LEARNERS, LEARNER[stage.model], settings)
+    model = registry.build(MODELS, stage.model, settings | {"n_sites": prod(prepared.shape)})
+    batch = images.batch(prepared.splits["train"], settings["track"], model.domain)
+    key = Key(stage.params.seed, f"fit_baselines/{stage.model}", shard=start)
+    name = f"start-{start}" if "restarts" in settings else "fit"
+    return model, train(stage, name, model, learner, Whole(batch), key, settings.get("iterations", 1))
+
+
+if __name__ == "__main__":
+    main("fit_baselines", work)

@@ -1,0 +1,121 @@
+"""One table of all models, its figures, and a page that carries them all."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from genmodels.artifacts import new_file, read_json, write_json
+from genmodels.data import images
+from genmodels.estimate import Estimate, joint_z_score
+from pipelines.stage import Stage, main
+from stages.page import figures
+from stages.page.names import TITLES, title
+
+Row = dict[str, Any]
+QUANTITIES = {"kl": "D(P‖q)", "reverse_kl": "D(q‖P)", "mass_on_support": "q(supp P)", "log_z": ""}
+_SHOWN = 14
+
+
+def work(stage: Stage) -> None:
+    """Write out/<pipeline>/report: table.json, report.html and the PNGs in it."""
+    out = stage.out / "report"
+    results = [read_json(stage.out / "evaluate" / f"{model}.json") for model in TITLES]
+    rows: list[Row] = [{"model": result["model"]} | row for result in results for row in result["rows"]]
+    figures.likelihood(rows, out / "likelihood.png")
+    figures.samples(_pictures(stage), images.load(stage.out / "prepare" / "images").shape, out / "samples.png")
+    figures.curves(_curves(stage), out / "curves.png")
+    chains = {path.stem: read_json(path) for path in sorted((stage.out / "estimate_log_z").glob("*.json"))}
+    for model, methods in chains.items():
+        mine = [row for row in rows if row["model"] == model and row["name"].startswith("log_z")]
+        curve = {name: method["diagnostics"]["curve"] for name, method in methods.items()}
+        figures.log_z(model, mine, curve, out / "log_z.png")
+    write_json(out / "table.json", {"data": results[0]["data"], "rows": rows})
+    with new_file(out / "report.html") as path:
+        path.write_text(_page(stage, results[0]["data"], rows))
+    for picture in sorted(out.glob("*.png")):
+        stage.run.picture(picture)
+    stage.run.file(out / "report.html", "report")
+
+
+def _pictures(stage: Stage) -> list[tuple[str, np.ndarray]]:
+    test = images.load(stage.out / "prepare" / "images").splits["test"]
+    lines = [("held-out images", test.binary[:_SHOWN].astype(np.float64))]
+    for model in TITLES:
+        with np.load(stage.out / "sample" / f"{model}.npz") as drawn:
+            lines.append((title(model), drawn["pixels"][:_SHOWN]))
+            if "means" in drawn:
+                lines.append((f"{title(model)}, probabilities", drawn["means"][:_SHOWN]))
+    return lines
+
+
+def _curves(stage: Stage) -> dict[str, Path]:
+    made = ("fit_baselines/gaussian_mixture", "fit_baselines/bernoulli_mixture", "train/rbm", "train/vae", "train/diffusion")
+    return {name.split("/")[1]: stage.out / f"{name}.csv" for name in made}
+
+
+def _page(stage: Stage, data: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    statistics = read_json(stage.out / "prepare" / "statistics.json")
+    report = stage.out / "report"
+    shown = {name: report / f"{name}.png" for name in ("likelihood", "samples", "curves", "log_z")}
+    shown["preview"] = stage.out / "prepare" / "preview.png"
+    template = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "page"), autoescape=True, undefined=jinja2.StrictUndefined
+    ).get_template("page.html")
+    return template.render(
+        data={
+            "name": data["name"], "binarisation": data["binarisation"],
+            "height": data["shape"][0], "width": data["shape"][1], "n_images": rows[0]["n"],
+            **{f"n_{name}": count for name, count in statistics["images"].items()},
+        },
+        likelihoods=[_cells(row) for row in rows if row["name"].startswith("log_likelihood")],
+        divergences=[_cells(row) for row in rows if row["name"].split(".")[0] in ("kl", "reverse_kl", "mass_on_support")],
+        log_z=[_cells(row) for row in rows if row["name"].startswith("log_z")],
+        agreement=_agreement([row for row in rows if row["name"].startswith("log_z")]),
+        pictures={name: _embedded(path) for name, path in shown.items() if path.exists()},
+        grids=[
+            {"title": title(model), "picture": _embedded(stage.out / "sample" / f"{model}.png")} for model in TITLES
+        ],
+    )  # fmt: skip
+
+
+def _cells(row: Row) -> dict[str, Any]:
+    quantity, _, route = row["name"].partition(".")
+    words = route.replace("_", " ")
+    return {
+        "title": title(row["model"]) + (f", {words}" if words and quantity == "log_likelihood" else ""),
+        "quantity": f"{QUANTITIES.get(quantity, '')} {words}".strip(),
+        "further": bool(route),
+        "value": "not determined" if row["value"] is None else f"{row['value']:.3f}",
+        "stderr_images": _error(row["stderr_images"]),
+        "stderr_estimator": _error(row["stderr_estimator"]),
+        "kind": row["kind"],
+        "method": row["method"] if row["value"] is not None else row["reason"],
+    }
+
+
+def _error(value: float | None) -> str:
+    return "" if value is None else "0" if value == 0.0 else f"{value:.2g}"
+
+
+def _agreement(rows: Sequence[Row]) -> str:
+    """Return a sentence on how far the routes to one log Z lie apart."""
+    known = [(row["name"].removeprefix("log_z.").replace("_", " "), Estimate.from_dict(row)) for row in rows]
+    known = [(name, estimate) for name, estimate in known if estimate.value is not None]
+    pairs = [
+        f"{one} and {other}: {joint_z_score(a, b):.1f}"
+        for index, (one, a) in enumerate(known)
+        for other, b in known[index + 1 :]
+    ]
+    return "Distance in joint standard errors, of which 3 would be too many. " + "; ".join(pairs) + "." if pairs else ""
+
+
+def _embedded(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+if __name__ == "__main__":
+    main("report", work)
