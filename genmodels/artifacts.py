@@ -149,7 +149,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: needs the keys {', '.join(sorted(_CONFIG))}")
     for key, kind in _CONFIG.items():
         if not isinstance(config[key], kind):
-            raise InputError(f"{path}: {key} is a {type(config[key]).__name__}, expected a {kind.__name__}")
+            raise InputError(f"{path}: {key} is a {type(config[key]).__name__}, expected {kind.__name__}")
     if config["format"] != FORMAT:
         raise InputError(f"{path}: format is {config['format']}, this version reads {FORMAT}")
     return config

@@ -101,9 +101,9 @@ class Baselines(Block):
 
 class RBM(Block):
     track: Literal["binary"]
-    hidden: Count
-    chains: Count
-    gibbs_sweeps: Count
+    n_hidden: Count
+    n_chains: Count
+    n_sweeps: Count
     learning_rate: Positive
     weight_decay: NonNegative
     batch: Count
@@ -143,6 +143,42 @@ class Train(Block):
     diffusion: Diffusion
 
 
+class ReplicaExchange(Block):
+    n_ladders: Count
+    n_rungs: Count
+    n_rounds: Count
+    burn_in: Count
+    sweeps_per_round: Count
+
+
+class PopulationAnnealing(Block):
+    n_populations: Count
+    n_walkers: Count
+    n_sweeps: Count
+    ess: Share
+
+
+class LogZ(Block):
+    replica_exchange: ReplicaExchange
+    population_annealing: PopulationAnnealing
+
+
+class EstimateLogZ(Block):
+    rbm: LogZ
+
+
+class Evaluate(Block):
+    images: Count | None
+    importance_samples: Count
+    noise_levels: Count
+    noise_repeats: Count
+    dequantisation_samples: Count
+
+
+class Sample(Block):
+    n: Count
+
+
 class Params(Block):
     """All of params.yaml."""
 
@@ -151,6 +187,9 @@ class Params(Block):
     data: Data
     fit_baselines: Baselines
     train: Train
+    estimate_log_z: EstimateLogZ
+    evaluate: Evaluate
+    sample: Sample
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -15,7 +15,7 @@ class Pictures(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
         self.model = load_model(context.artifacts["model"])
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints
         """Return a picture for each seed, the same one for the same seed."""
         import numpy as np
 

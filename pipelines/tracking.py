@@ -1,9 +1,11 @@
 """MLflow: one parent run a DAG execution, one child a stage; a server that is down costs no training."""
 
 import json
+import logging
 import os
 import shutil
 import threading
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -36,10 +38,15 @@ def spools() -> Path:
 def connect() -> Any:
     """Return an MlflowClient and the experiment's id; the first one sets up the database, under a lock."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow.tracking import MlflowClient
 
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Of what it says on pyfunc models nothing is for the reader of a stage's output.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.pyfunc")
     with execution.locked(spools() / "database.lock"):
         client = MlflowClient(uri())
         experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -170,7 +177,7 @@ def ship(folder: Path, connection: Any = None) -> str:
                     case "file" if _is_still(event["sha256"], Path(event["path"])):
                         client.log_artifact(run_id, event["path"], event["under"])
                     case "model" if _is_still(event["sha256"], Path(event["path"]) / "config.json"):
-                        _register(run_id, Path(event["path"]), event["name"])
+                        _register(client, run_id, Path(event["path"]), event["name"])
                     case "end":
                         if event["error"]:
                             client.set_tag(run_id, "genmodels.error", event["error"][:500])
@@ -207,9 +214,10 @@ def _parent(client: Any, experiment: str, folder: Path) -> str:
     return str(run.info.run_id)
 
 
-def _register(run_id: str, folder: Path, name: str) -> None:
+def _register(client: Any, run_id: str, folder: Path, name: str) -> None:
     """Log a model folder with the code that serves it, and register it under `name`."""
     import mlflow
+    from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
@@ -221,15 +229,20 @@ def _register(run_id: str, folder: Path, name: str) -> None:
     )
     mlflow.set_tracking_uri(uri())
     with mlflow.start_run(run_id=run_id):
-        mlflow.pyfunc.log_model(
+        logged = mlflow.pyfunc.log_model(
             name=name,
             python_model=str(here / "served_model.py"),
             artifacts={"model": str(folder)},
             code_paths=[str(here.parent / "genmodels")],
             pip_requirements=[f"{package}=={version(package)}" for package in _SERVING],
             signature=signature,
-            registered_model_name=name,
         )
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    client.create_model_version(name, logged.model_uri, run_id, model_id=logged.model_id)
 
 
 def sweep(client: Any, experiment: str) -> None:

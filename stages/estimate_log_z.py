@@ -24,8 +24,13 @@ def work(stage: Stage) -> None:
             key = Key(stage.params.seed, f"estimate_log_z/{stage.model}/{name}")
             with progress.bar(f"{stage.name} {name}") as report:
                 result = sampler.run(model, kernel, key, workers, report)
-            estimate = free_energy.log_z(result)
-            answers[name] = estimate.to_dict() | {"diagnostics": result.summary()}
+            curve = free_energy.curve(result)
+            estimate = curve[-1]
+            path = [
+                {"beta": beta, "value": point.value, "stderr": point.stderr}
+                for beta, point in zip(result.betas.tolist(), curve, strict=True)
+            ]
+            answers[name] = estimate.to_dict() | {"curve": path, "diagnostics": result.summary()}
             save_tensors(folder / f"{name}.safetensors", result.tensors())
             if estimate.value is not None:
                 stage.run.metrics({f"log_z/{name}": estimate.value, f"log_z/{name}/stderr": estimate.stderr or 0.0})

@@ -14,7 +14,7 @@ def work(stage: Stage) -> None:
         images.save(folder, prepared, target)
     with new_file(out / "preview.png") as path:
         pictures.preview(prepared, path)
-    write_json(out / "statistics.json", pictures.statistics(prepared))
+    write_json(out / "statistics.json", pictures.statistics(prepared, target))
     stage.run.picture(out / "preview.png")
     stage.run.file(out / "statistics.json")
 

@@ -31,7 +31,7 @@ def work(stage: Stage) -> None:
     chains = {path.stem: read_json(path) for path in sorted((stage.out / "estimate_log_z").glob("*.json"))}
     for model, methods in chains.items():
         mine = [row for row in rows if row["model"] == model and row["name"].startswith("log_z")]
-        curve = {name: method["diagnostics"]["curve"] for name, method in methods.items()}
+        curve = {name: [point for point in method["curve"] if point["value"] is not None] for name, method in methods.items()}
         figures.log_z(model, mine, curve, out / "log_z.png")
     write_json(out / "table.json", {"data": results[0]["data"], "rows": rows})
     with new_file(out / "report.html") as path:
@@ -69,7 +69,7 @@ def _page(stage: Stage, data: Mapping[str, Any], rows: Sequence[Row]) -> str:
         data={
             "name": data["name"], "binarisation": data["binarisation"],
             "height": data["shape"][0], "width": data["shape"][1], "n_images": rows[0]["n"],
-            **{f"n_{name}": count for name, count in statistics["images"].items()},
+            **{f"n_{name}": count for name, count in statistics["n"].items()},
         },
         likelihoods=[_cells(row) for row in rows if row["name"].startswith("log_likelihood")],
         divergences=[_cells(row) for row in rows if row["name"].split(".")[0] in ("kl", "reverse_kl", "mass_on_support")],

@@ -23,7 +23,7 @@ ROOT = Path(genmodels.__file__).resolve().parents[1]
 LONG = 200_003  # elements: long enough that torch would split a sum among threads
 
 
-# --- shards of work -------------------------------------------------------------------------------------------
+# --- shards of work ---
 
 
 def advance(state, weights, key):
@@ -98,7 +98,7 @@ def digest(place, fn=advance, n_shards=3, n_rounds=2):
     return hashlib.sha256(b"".join(states) + json.dumps(sorted(results.items())).encode()).hexdigest()
 
 
-# --- what this process and its children do to the machine -----------------------------------------------------
+# --- what this process and its children do to the machine ---
 
 
 def family(pid):
@@ -232,7 +232,7 @@ def opened(monkeypatch):
     return calls
 
 
-# --- which placement ------------------------------------------------------------------------------------------
+# --- which placement ---
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_a_cluster_that_is_not_there_is_named(monkeypatch, address):
         pass
 
 
-# --- in this process ------------------------------------------------------------------------------------------
+# --- in this process ---
 
 
 def test_in_process_shards_have_one_thread_and_the_caller_keeps_its_own():
@@ -310,7 +310,7 @@ def test_in_process_shards_have_one_thread_and_the_caller_keeps_its_own():
         torch.set_num_threads(before)
 
 
-# --- on Ray ---------------------------------------------------------------------------------------------------
+# --- on Ray ---
 
 
 def test_same_bytes_in_process_with_one_worker_and_with_two(two, short, tmp_path):
@@ -336,6 +336,12 @@ def test_the_number_of_threads_would_change_the_bytes():
     if os.cpu_count() == 1:
         pytest.skip("one core: torch has no second thread to add in another order")
     assert digest(LocalPlacement(), all_cores) != digest(LocalPlacement())
+
+
+def test_a_worker_that_is_used_again_has_one_thread(two):
+    for _ in range(4):
+        digest(two, all_cores)
+        assert [two.fetch(two.submit(threads, 0)[1]) for _ in range(2)] == [1, 1]
 
 
 def test_workers_listen_on_loopback_only(two):
@@ -427,7 +433,7 @@ def test_who_has_not_the_token_is_turned_away(two, short, tmp_path):
 
 
 def test_workers_import_the_checkout_of_the_driver(tmp_path):
-    """The driver's code lies elsewhere, a decoy in the current folder, and the temporary folder's name is long."""
+    """Code lies elsewhere, a decoy in the current folder; the temporary folder has a long name."""
     checkout, decoy, deep = (tmp_path / name for name in ("checkout", "decoy", "x" * 60))
     shutil.copytree(ROOT / "genmodels", checkout / "genmodels", ignore=shutil.ignore_patterns("__pycache__"))
     (decoy / "genmodels").mkdir(parents=True)

@@ -13,7 +13,7 @@ from genmodels.data.npz import read_npy
 from genmodels.data.sources import Material, Part, Request
 from genmodels.errors import InputError
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+_PICTURES = (".png", ".jpg", ".jpeg")
 _ARRAYS = (".npy",)
 # What Pillow raises on files that are cut off, damaged, or no pictures at all.
 _UNREADABLE = (
@@ -34,7 +34,7 @@ _UNREADABLE = (
 
 
 def folder(request: Request) -> Material:
-    """Return the PNG, JPEG and TIFF pictures and .npy arrays below a folder, as 256 grey levels.
+    """Return the PNG and JPEG pictures and .npy arrays below a folder, as 256 grey levels.
 
     All have one size, or are resized to `size` (Lanczos). If all lie in sub-folders they are labelled
     0, 1, … in the order of the sub-folders' names, or by the names themselves where those are numbers.
@@ -97,25 +97,19 @@ def _read(file: Path) -> Iterator[np.ndarray]:
         return
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of oddities beside the pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                if getattr(image, "n_frames", 1) > 1:
-                    raise ValueError("several pages or frames; save each as a file of its own")
+            with Image.open(file, formats=("PNG", "JPEG")) as image:
                 upright = ImageOps.exif_transpose(image)
                 upright.load()
     except _UNREADABLE as error:
         raise InputError(f"{file}: not a readable picture ({' '.join(str(error).split())})") from error
-    yield _grey(file, upright)
+    yield _grey(upright)
 
 
-def _grey(file: Path, image: Image.Image) -> np.ndarray:
-    if image.mode.startswith(("I", "F")):  # 16 and 32 bits, which convert("L") would clip
-        levels = np.asarray(image)
-        if image.mode == "F":
-            return next(_from_array(file, levels))
-        if levels.min() < 0 or levels.max() > 65535:
-            raise InputError(f"{file}: grey from {levels.min()} to {levels.max()}, expected 8 or 16 bits")
-        return np.rint(levels / 257).astype(np.uint8)
+def _grey(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I"):  # 16 bits, which convert("L") would clip
+        return np.rint(np.asarray(image) / 257).astype(np.uint8)
     if image.has_transparency_data:
         opaque = image.convert("RGBA")
         white = Image.new("RGBA", opaque.size, "white")

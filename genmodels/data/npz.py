@@ -1,5 +1,6 @@
 """Arrays of .npz and .npy files, never unpickled."""
 
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,6 +18,7 @@ _DAMAGE = (
     OverflowError,
     RuntimeError,  # an encrypted member, an unknown compression
     SyntaxError,  # a header that is no Python literal
+    tokenize.TokenError,
     TypeError,
     ValueError,
 )
@@ -36,7 +38,7 @@ def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
             present = [member.removesuffix(".npy") for member in archive.namelist()]
             missing = [name for name in names if name not in present]
             if missing:
-                raise InputError(f"{path}: no array '{missing[0]}' in it, only {', '.join(present)}")
+                raise InputError(f"{path}: no array '{missing[0]}' in it, only {present}")
             return {name: _read_member(archive, name) for name in names}
     except _DAMAGE as error:
         if isinstance(error, InputError):
@@ -45,10 +47,8 @@ def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    with archive.open(f"{name}.npy") as file:
-        array = np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-        file.read()  # to the end, where the checksum is compared
-        return array
+    with archive.open(f"{name}.npy") as file:  # which compares the checksum at its end
+        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
 
 
 def _what(error: Exception) -> str:

@@ -25,41 +25,43 @@ def prepare_dataset(
 ) -> tuple[Images, Target | None]:
     """Return a data set's images in three splits and, where it is known, their distribution.
 
-    Splits that the data set comes with are kept. Others are cut from its training images, class by class
-    where there are labels; each split is shuffled. Everything random depends on `seed` alone.
+    Splits that the data set comes with are kept, others are cut from its training images; each is shuffled.
 
     Args:
         name: Its name in SOURCES.
         path: Folder or file, for the sources that read one; None for their default place.
-        limit: Keep that many images at most, in all splits together, of each class its share.
+        limit: Keep that many images at most, in all splits together.
         size: Height and width, for sources that make or resize pictures.
-        n_samples: Images to draw, for sources that draw.
-        beta: Inverse temperature, for the Ising lattice.
+        n_samples: Images to draw, for the Ising lattice.
+        beta: Its inverse temperature.
         validation: Share of the training images before any cut that becomes "validation".
         test: Share of the same that becomes "test".
-        seed: Of drawing, limiting, cutting, binarisation and shuffling.
+        seed: Of all that is random: drawing, limiting, cutting, shuffling and binarisation.
 
     Raises:
-        InputError: the source cannot be read, or has too few images for three splits.
+        InputError: the source cannot be read, has an empty split, or too few images for three.
     """
     request = Request(None if path is None else Path(path), limit, size, n_samples, beta, seed)
     material: Material = registry.load(SOURCES, name)(request)
+    for split, part in material.parts.items():
+        if not part.labels.size:
+            raise InputError(f"{path or name}: the {split} split is empty; expected at least one image")
     key = Key(seed, f"data/{name}")
-    parts = material.parts if limit is None else limited(material.parts, limit, key.child("limit"))
-    parts = cut(parts, {"test": test, "validation": validation}, key)
+    kept = limited(material.parts, limit, key.child("limit"))
+    parts = cut(kept, {"test": test, "validation": validation}, key)
     splits = {split: _finish(parts[split], material, key.child(split)) for split in SPLITS}
     images = Images(name, material.shape, material.levels, material.binarisation, splits, material.origin)
     return images, material.target
 
 
-def limited(parts: dict[str, Part], limit: int, key: Key) -> dict[str, Part]:
+def limited(parts: dict[str, Part], limit: int | None, key: Key) -> dict[str, Part]:
     """Return at most `limit` images, of each part and in it of each class the share that it had.
 
     Raises:
         InputError: a part would keep no image.
     """
     n_images = np.array([len(part.labels) for part in parts.values()])
-    if limit >= n_images.sum():
+    if limit is None or limit >= n_images.sum():
         return parts
     generator = key.numpy()
     kept = {}

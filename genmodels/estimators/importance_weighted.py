@@ -12,7 +12,7 @@ from genmodels.errors import InputError
 from genmodels.protocols import HasLogWeights
 from genmodels.streams import Key
 
-_SHARD = 16  # images that share a stream: they bound the memory, and an image's number depends on its shard only
+_SHARD = 16  # images that share a stream; on nothing else than its shard does an image's number depend
 _ROUND = 250  # samples of z at once
 
 
@@ -53,8 +53,10 @@ def bound(
     return values, variances
 
 
-def evidence(model: HasLogWeights, x: Tensor, key: Key, n_samples: int = 1000) -> tuple[np.ndarray, np.ndarray]:
-    """Return (1/K) Σ_k log w_k, the evidence lower bound, for each image; with `key` of `bound`, at the same z.
+def evidence(
+    model: HasLogWeights, x: Tensor, key: Key, n_samples: int = 1000
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (1/K) Σ_k log w_k, the evidence lower bound, for each image; at the z of `bound` for equal keys.
 
     Args, returns and raises as `bound`; the variance is var(log w)/K. Kingma & Welling 2013, eq. 2.
     """
@@ -73,9 +75,7 @@ def _log_weights(model: HasLogWeights, x: Tensor, key: Key, n_samples: int) -> I
         raise InputError(f"n_samples: {n_samples} sample of z has no error, give at least 2")
     evaluated = copy.deepcopy(model).eval()  # type: ignore[attr-defined]
     sizes = [min(_ROUND, n_samples - first) for first in range(0, n_samples, _ROUND)]
-    for shard, images in enumerate(x.split(_SHARD)):
-        keys = [key.at(shard=shard, round=r) for r in range(len(sizes))]
-        rounds = [
-            evaluated.log_weights(images, size, k.torch(x.device)) for size, k in zip(sizes, keys, strict=True)
-        ]
+    for shard, images in enumerate(torch.split(x, _SHARD)):
+        streams = [key.at(shard=shard, round=r).torch(x.device) for r in range(len(sizes))]
+        rounds = [evaluated.log_weights(images, *each) for each in zip(sizes, streams, strict=True)]
         yield torch.cat(rounds, 1).double().cpu()

@@ -13,7 +13,7 @@ from genmodels.estimate import Estimate, over_images
 from genmodels.protocols import HasBoundTerms
 from genmodels.streams import Key
 
-_SHARD = 32  # images that share a stream: they bound the memory, and an image's number depends on its shard only
+_SHARD = 32  # images that share a stream; on nothing else than its shard does an image's number depend
 
 
 @torch.no_grad()
@@ -27,15 +27,15 @@ def bound(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Estimate]]:
     """Return −reconstruction − prior − matching for each image, each term a mean over independent repeats.
 
-    log q(x) ≥ E log q(x|z_1) − D(q(z_T|x) ‖ N(0, I)) − Σ_{t≥2} E D(q(z_{t−1}|z_t, x) ‖ q_θ(z_{t−1}|z_t)). The mean
-    is unbiased: by its error it may pass what it bounds. Dropout is off, whatever the mode of `model`. Kingma,
-    Salimans, Poole & Ho 2021, eq. 11–13.
+    log q(x) ≥ E log q(x|z_1) − D(q(z_T|x) ‖ N(0, I)) − Σ_{t≥2} E D(q(z_{t−1}|z_t, x) ‖ q_θ(z_{t−1}|z_t)).
+    The mean is unbiased: by its error it may pass what it bounds. Dropout is off, whatever the mode of
+    `model`. Kingma, Salimans, Poole & Ho 2021, eq. 11–13.
 
     Args:
         model: A Model with bound_terms.
         x: Images in the model's domain  # (image, site)
         key: The stream; images go by shards of 32, each repeat is a round.
-        n_times: Strata of noise levels in a draw; as many calls of the network, and one for the reconstruction.
+        n_times: Strata of noise levels in a draw; each costs a call of the network, as does z_1.
         n_repeats: Draws, at least 2.
         progress: Called with the images done and their total.
 
@@ -48,10 +48,10 @@ def bound(
         InputError: n_times < 1 or n_repeats < 2.
     """
     if n_times < 1 or n_repeats < 2:
-        raise InputError(f"n_times: {n_times}, n_repeats: {n_repeats}: give at least 1 and 2, or no error is known")
+        raise InputError(f"n_times: {n_times}, n_repeats: {n_repeats}: give at least 1 and 2, for an error")
     evaluated = copy.deepcopy(model).eval()  # type: ignore[attr-defined]
     shards: list[Tensor] = []
-    for shard, images in enumerate(x.split(_SHARD)):
+    for shard, images in enumerate(torch.split(x, _SHARD)):
         keys = [key.at(shard=shard, round=repeat) for repeat in range(n_repeats)]
         terms = [torch.stack(list(evaluated.bound_terms(images, k.torch(x.device), n_times))) for k in keys]
         shards.append(torch.stack(terms, 1).double().cpu())  # (term, repeat, image)

@@ -20,7 +20,7 @@ class BlockGibbsState(NamedTuple):
 def uniforms(n: int, generator: torch.Generator) -> Tensor:
     """Return n uniform numbers in [0, 1] at a resolution of 2⁻²⁵  # (n,), float32.
 
-    Two a draw of 64 bits: half the cost of `torch.rand`, which spends as much time as all the rest of a sweep.
+    Two a draw of 64 bits: half the cost of `torch.rand`, which takes as much time as all the rest of a sweep.
     """
     bits = torch.empty((n + 1) // 2, dtype=torch.int64).random_(-(2**63), None, generator=generator)
     return torch.add(0.5, bits.view(torch.int32)[:n], alpha=2.0**-32)
@@ -51,9 +51,10 @@ class BlockGibbs:
         """Advance every replica by `n_sweeps` sweeps, replica r at beta[r]; `state` is left untouched."""
         x, generator = state.x.clone(), key.torch()
         n_replicas, n_sites = x.shape
+        sizes = [n_replicas * _width(block) for block in model.blocks]
         with torch.no_grad():
             for _ in range(n_sweeps):
-                noise = uniforms(x.numel(), generator).split([n_replicas * _width(b) for b in model.blocks])
+                noise = torch.split(uniforms(x.numel(), generator), sizes)
                 for block in reversed(range(len(model.blocks))):
                     p = model.conditional(block, x, beta)
                     torch.lt(noise[block].view_as(p), p, out=x[:, model.blocks[block]])

@@ -33,13 +33,15 @@ class Shuffled:
     large as the data, or larger, is all of them.
 
     Raises:
-        InputError: the batch is smaller than one image.
+        InputError: the batch is smaller than one image, or there is no image.
     """
 
     def __init__(self, x: Tensor, batch: int, key: Key) -> None:
         """Keep the images  # (image, site), and the stream of the orders."""
         if batch < 1:
             raise InputError(f"the batch is {batch} images: give at least 1")
+        if len(x) == 0:
+            raise InputError("there are no images to train on: give at least 1")
         self.x, self.key = x, key
         self.batch = min(batch, len(x))
         self.per_epoch = len(x) // self.batch

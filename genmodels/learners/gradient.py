@@ -1,7 +1,7 @@
-"""Stochastic gradient descent on a model's own loss: AdamW, a cosine schedule, averaged weights, on Accelerate."""
+"""Stochastic gradient descent on a model's own loss: AdamW, a cosine schedule, averaged weights."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from genmodels.errors import InputError
 from genmodels.streams import Key
 
-Precision = Literal["no", "bf16", "fp16"]
+Precision = Literal["no", "bf16"]
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -41,26 +41,28 @@ class GradientState(NamedTuple):
 @contextmanager
 def _own_randomness(device: torch.device, key: Key) -> Iterator[None]:
     """Seed torch's global generators, from which dropout draws, and put them back afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
-    with torch.random.fork_rng(devices=devices):
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    filling: Any = torch.utils.deterministic
+    fill = filling.fill_uninitialized_memory
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(key.counter())
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        # Some CUDA kernels have no deterministic form: a warning says so, and equality is statistical.
+        torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+        filling.fill_uninitialized_memory = False
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-            torch.utils.deterministic.fill_uninitialized_memory = fill
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            filling.fill_uninitialized_memory = fill
 
 
 @dataclass(frozen=True)
 class Gradient:
     """AdamW on `model.loss(x, generator)`, with an exponential average of the weights for evaluation.
 
-    Each step's noise and dropout come from its key alone, so that a resumed run takes the same steps. The average
-    moves by 1 − min(ema, (1 + step)/(10 + step)), for a short run not to remember its start.
+    Each step's noise and dropout come from its key alone, so that a resumed run takes the same steps. The
+    average moves by 1 − min(ema, (1 + step)/(10 + step)), for a short run not to remember its start.
     Loshchilov & Hutter 2019 (AdamW), 2017 (cosine); Polyak & Juditsky 1992 (averaging).
 
     Attributes:
@@ -71,8 +73,8 @@ class Gradient:
         ema: Decay of the average; 0 keeps the weights themselves.
         weight_decay: Decoupled, on matrices and convolutions only.
         betas: Decay of AdamW's moments.
-        precision: "no" (float32), "bf16" or "fp16".
-        processes: World size the run is meant for; each process takes its slice of the batch.
+        precision: "no" (float32) or "bf16".
+        processes: World size the run is meant for; each process takes its share of the batch.
     """
 
     learning_rate: float
@@ -101,8 +103,10 @@ class Gradient:
             )
         decayed = [p for p in model.parameters() if p.ndim > 1]
         others = [p for p in model.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(
+            groups, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay
+        )
         loss, optimizer = accelerator.prepare(_Loss(model), optimizer)
         average = {name: p.detach().clone() for name, p in model.named_parameters()}
         return GradientState(accelerator, loss, optimizer, average, 0)
@@ -115,9 +119,17 @@ class Gradient:
     def step(
         self, model: Any, state: GradientState, batch: Tensor, key: Key
     ) -> tuple[GradientState, dict[str, float]]:
-        """Take one step on `batch`  # (image, site); `key` is this step's own."""
+        """Take one step on `batch`  # (image, site); `key` is this step's own.
+
+        Raises:
+            InputError: the processes cannot share the batch equally.
+        """
         accelerator, optimizer = state.accelerator, state.optimizer
         rank = accelerator.process_index
+        if len(batch) % self.processes:
+            raise InputError(
+                f"batch: {len(batch)} images cannot be shared by {self.processes} processes; give a multiple"
+            )
         key = key.at(shard=rank) if self.processes > 1 else key
         x = batch[rank :: self.processes].to(accelerator.device)
         for group in optimizer.param_groups:
@@ -151,21 +163,23 @@ class Gradient:
         return saved
 
     def restore(self, model: Any, tensors: dict[str, Tensor]) -> GradientState:
-        """Return the state that `tensors` wrote, the weights put into `model`; what follows is the same to the bit."""
+        """Return the state that `tensors` wrote, its weights put into `model`; the next step is the same."""
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(tensors[f"weight/{name}"])
         state = self.init(model)
         for name, parameter in model.named_parameters():
             state.average[name].copy_(tensors[f"average/{name}"])
-            moments: Mapping[str, Tensor] = {m: tensors[f"{m}/{name}"].clone() for m in _MOMENTS if f"{m}/{name}" in tensors}
-            if moments:
-                state.optimizer.state[parameter] = dict(moments)
+            moments = {m: tensors[f"{m}/{name}"].clone() for m in _MOMENTS if f"{m}/{name}" in tensors}
+            # AdamW keeps its count of steps where it was made, the moments beside their parameter.
+            state.optimizer.state[parameter] = {
+                m: value if m == "step" else value.to(parameter.device) for m, value in moments.items()
+            }
         return state._replace(step=int(tensors["step"]))
 
     @torch.no_grad()
     def export(self, model: Any, state: GradientState) -> None:
-        """Put the averaged weights into `model` and set it to evaluation; training continues from a checkpoint only."""
+        """Put the averaged weights into `model`, in evaluation mode; to train on, start from a checkpoint."""
         for name, parameter in model.named_parameters():
             parameter.copy_(state.average[name])
         model.eval()

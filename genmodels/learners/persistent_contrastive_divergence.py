@@ -48,16 +48,26 @@ def moments(model: RBM, x: Tensor, weights: Tensor | None = None) -> Moments:
     return Moments(weighted.T @ z, weighted.sum(0), weights @ z)
 
 
-def ascent(data: Moments, fantasy: Moments, x_centre: Tensor, z_centre: Tensor) -> Moments:
-    """Return the centred ascent direction of the log-likelihood, as the changes of (W, b, c).
+def ascent(
+    data: Moments, fantasy: Moments, x_centre: Tensor, z_centre: Tensor, decay: Tensor | float = 0.0
+) -> Moments:
+    """Return the centred ascent direction of the penalised log-likelihood, as the changes of (W, b, c).
 
     With E = −((x − μ)ᵀW(z − λ) + b'ᵀx + c'ᵀz) and fixed centres μ, λ:
-    ΔW = ⟨(x − μ)(z − λ)ᵀ⟩_data − ⟨…⟩_model, Δb' and Δc' the differences of ⟨x⟩ and ⟨z⟩; in the plain
-    parameters Δb = Δb' − ΔW λ, Δc = Δc' − ΔWᵀ μ. With both centres 0 it is the plain gradient. Montavon &
-    Müller 2012; Melchior, Fischer & Wiskott 2016.
+    ΔW = ⟨(x − μ)(z − λ)ᵀ⟩_data − ⟨…⟩_model − decay, Δb' and Δc' the differences of ⟨x⟩ and ⟨z⟩; in the plain
+    parameters Δb = Δb' − ΔW λ, Δc = Δc' − ΔWᵀ μ. With both centres 0 it is the plain gradient. All of ΔW
+    moves the biases: W that decayed at fixed b and c would come to rest where ⟨x⟩_model is not ⟨x⟩_data.
+    Montavon & Müller 2012; Melchior, Fischer & Wiskott 2016.
+
+    Args:
+        data: Averages over the data.
+        fantasy: Averages under the model.
+        x_centre: μ (visible,)
+        z_centre: λ (hidden,)
+        decay: The gradient of a penalty on W, as weight_decay · W of ½ weight_decay |W|²  # (visible, hidden)
     """
     dx, dz = data.x - fantasy.x, data.z - fantasy.z
-    dw = data.xz - fantasy.xz - torch.outer(x_centre, dz) - torch.outer(dx, z_centre)
+    dw = data.xz - fantasy.xz - torch.outer(x_centre, dz) - torch.outer(dx, z_centre) - decay
     return Moments(dw, dx - dw @ z_centre, dz - dw.T @ x_centre)
 
 
@@ -105,10 +115,10 @@ class PersistentContrastiveDivergence:
         data = moments(model, batch)
         fantasy = moments(model, self.kernel.configuration(particles)[:, model.blocks[0]])
         x_centre, z_centre = self._centres(state, data)
-        change = ascent(data, fantasy, x_centre, z_centre)
+        change = ascent(data, fantasy, x_centre, z_centre, self.weight_decay * model.W)
         back = torch.tanh(model.field(0, torch.tanh(model.field(1, batch))))
         rate = self._rate(state.n_steps)
-        model.W.add_(change.xz - self.weight_decay * model.W, alpha=rate)
+        model.W.add_(change.xz, alpha=rate)
         model.b.add_(change.x, alpha=rate)
         model.c.add_(change.z, alpha=rate)
         metrics = {

@@ -31,10 +31,11 @@ class BoundTerms(NamedTuple):
 class Diffusion(nn.Module):
     """A hierarchy z_T → … → z_1 → x whose encoder is fixed noise and whose decoder is a denoising U-Net.
 
-    The network's output u is turned into x̂ by `prediction`: "logit" x̂ = σ(u + e^{−γ_t} z_t/√ᾱ_t) − ½, what Bayes'
-    rule makes of a pixel's own noisy value and a prior log-odds u of it; "v" x̂ = √ᾱ_t z_t − σ_t u (Salimans & Ho
-    2022); "epsilon" x̂ = (z_t − σ_t u)/√ᾱ_t. Pixels given z_1 are independent: with the network's probabilities
-    for "logit", otherwise q(x_i = 1|z_1) = σ(e^{−γ_1} z_1i/√ᾱ_1). Kingma et al. 2021; Luo 2022.
+    The network's output u is turned into x̂ by `prediction`: "logit" x̂ = σ(u + e^{−γ_t} z_t/√ᾱ_t) − ½, what
+    Bayes' rule makes of a pixel's own noisy value and a prior log-odds u of it; "v" x̂ = √ᾱ_t z_t − σ_t u
+    (Salimans & Ho 2022); "epsilon" x̂ = (z_t − σ_t u)/√ᾱ_t. Pixels given z_1 are independent: with the
+    network's probabilities for "logit", otherwise q(x_i = 1|z_1) = σ(e^{−γ_1} z_1i/√ᾱ_1). Kingma et al. 2021;
+    Luo 2022.
 
     Args:
         shape: Height and width; a third entry, the channels, must be 1.
@@ -46,7 +47,7 @@ class Diffusion(nn.Module):
         prediction: What the network's output means.
 
     Raises:
-        InputError: the shape has several channels, T < 2, or the U-Net cannot halve the image so often.
+        InputError: several channels, T < 2, γ_min ≥ γ_max, or the U-Net cannot halve the image so often.
     """
 
     domain: Domain = "binary"
@@ -61,11 +62,14 @@ class Diffusion(nn.Module):
         gamma_max: float = 8.0,
         prediction: Prediction = "logit",
     ) -> None:
+        """Build the U-Net, with torch's random first weights."""
         super().__init__()
         if len(shape) not in (2, 3) or tuple(shape[2:]) not in ((), (1,)):
-            raise InputError(f"shape: {list(shape)} is not height, width (, 1); this model has one binary channel")
+            raise InputError(f"shape: {list(shape)} is not height, width (, 1): give images of one channel")
         if T < 2:
             raise InputError(f"T: {T} noise levels are too few, give at least 2")
+        if gamma_min >= gamma_max:
+            raise InputError(f"gamma_min: {gamma_min} is not below gamma_max {gamma_max}: noise grows with t")
         self._args = {
             "shape": list(shape), "channels": list(channels), "T": T, "dropout": dropout,
             "gamma_min": gamma_min, "gamma_max": gamma_max, "prediction": prediction,
@@ -83,7 +87,8 @@ class Diffusion(nn.Module):
     def network(self, z: Tensor, t: Tensor) -> Tensor:
         """Return the U-Net's output at level t  # (image, site), (image,) -> (image, site)."""
         time = (t - 1).to(z.dtype) * (_TIME_SCALE / (self.T - 1))
-        return self.unet(z.view(-1, 1, self.height, self.width), time).flatten(1)
+        output: Tensor = self.unet(z.view(-1, 1, self.height, self.width), time)
+        return output.flatten(1)
 
     def logits(self, z: Tensor, t: Tensor) -> Tensor:
         """Return the log-odds of each pixel given z_t  # (image, site)."""
@@ -101,23 +106,24 @@ class Diffusion(nn.Module):
         return (z - spread * self.network(z, t)) / signal
 
     def bound_terms(self, x: Tensor, generator: torch.Generator, n_times: int = 1) -> BoundTerms:
-        """Return one unbiased draw of the bound's terms, the levels in `n_times` strata  # (image, site) in {0, 1}."""
+        """Return an unbiased draw of the bound's terms, levels from `n_times` strata  # (image, site)."""
         scaled = x - _HALF
         first = torch.ones(len(x), dtype=torch.long, device=x.device)
         eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         logits = self.logits(self.noise.add(scaled, first, eps), first)
-        cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits.double(), x.double(), reduction="none")
+        surprise = nn.functional.softplus(logits.double()) - x.double() * logits.double()
         matching = self.noise.matching(scaled, self.denoise, generator, n_times)
-        return BoundTerms(cross_entropy.sum(1), self.noise.prior(scaled), matching)
+        return BoundTerms(surprise.sum(1), self.noise.prior(scaled), matching)
 
     def elbo(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return one unbiased draw of the bound  # (image, site) -> (image,), nats."""
         return self.bound_terms(x, generator).elbo()
 
     def loss(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean of ‖ε − ε̂‖² per pixel, levels stratified over the batch; γ being linear, that is the bound.
+        """Return the mean of ‖ε − ε̂‖² per pixel, levels stratified over the batch.
 
-        (T − 1)(SNR_{t−1} − SNR_t) ≈ (γ_max − γ_min) SNR_t, and SNR_t ‖x − x̂‖² = ‖ε − ε̂‖²: levels weigh the same.
+        γ being linear, that is the bound but for a factor: (T − 1)(SNR_{t−1} − SNR_t) ≈ (γ_max − γ_min) SNR_t
+        and SNR_t ‖x − x̂‖² = ‖ε − ε̂‖².
         """
         n = len(x)
         uniform = torch.rand((), generator=generator, device=x.device, dtype=torch.float64)
@@ -131,15 +137,21 @@ class Diffusion(nn.Module):
 
     @torch.no_grad()
     def sample_means(
-        self, n: int, generator: torch.Generator, n_steps: int = 250, eta: float = 1.0) -> Tensor:
+        self, n: int, generator: torch.Generator, n_steps: int = 250, eta: float = 1.0
+    ) -> Tensor:
         """Return the pixel probabilities at the end of n chains z_T → z_1  # (n, site) in [0, 1].
 
         Args:
             n: Number of pictures.
             generator: Source of z_T and of the steps' noise.
-            n_steps: Levels visited, spread evenly over the T.
+            n_steps: Levels visited, spread evenly over the T, first and last included.
             eta: 1 ancestral, 0 deterministic (DDIM).
+
+        Raises:
+            InputError: fewer than 2 levels.
         """
+        if n_steps < 2:
+            raise InputError(f"n_steps: {n_steps} level leads nowhere, give at least 2")
         device = self.noise.gamma.device
         levels = torch.linspace(self.T, 1, min(n_steps, self.T)).round().long().tolist()
         z = torch.randn(n, self.n_sites, generator=generator, device=device)

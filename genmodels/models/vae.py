@@ -31,7 +31,10 @@ class VAE(nn.Module):
 
     domain: Domain = "binary"
 
-    def __init__(self, shape: Sequence[int], latent: int, hidden: Sequence[int], dropout: float = 0.0) -> None:
+    def __init__(
+        self, shape: Sequence[int], latent: int, hidden: Sequence[int], dropout: float = 0.0
+    ) -> None:
+        """Build both perceptrons, with torch's random first weights."""
         super().__init__()
         self._args = {"shape": list(shape), "latent": latent, "hidden": list(hidden), "dropout": dropout}
         self.latent = latent
@@ -51,7 +54,8 @@ class VAE(nn.Module):
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log q(x|z) = Σ_i x_i log y_i + (1−x_i) log(1−y_i)  # (…, site), (…, latent) -> (…), nats."""
         logits = self.decoder(z)
-        return (x * logits - nn.functional.softplus(logits)).sum(-1)
+        total: Tensor = (x * logits - nn.functional.softplus(logits)).sum(-1)
+        return total
 
     def _terms(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         mean, log_variance = self.encode(x)
@@ -61,7 +65,7 @@ class VAE(nn.Module):
         return self.log_likelihood(x, z), divergence
 
     def elbo(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return log q(x|z) − D(q(z|x) ‖ N(0, I)) at one z of each image  # (image, site) -> (image,), nats."""
+        """Return log q(x|z) − D(q(z|x) ‖ N(0, I)), one z per image  # (image, site) -> (image,), nats."""
         likelihood, divergence = self._terms(x, generator)
         return likelihood - divergence
 
@@ -79,8 +83,8 @@ class VAE(nn.Module):
         """Return the mean of −elbo over the batch, and its two terms."""
         likelihood, divergence = (part.mean() for part in self._terms(x, generator))
         loss = divergence - likelihood
-        metrics = {"loss": loss.detach(), "reconstruction": -likelihood.detach(), "divergence": divergence.detach()}
-        return loss, metrics
+        metrics = {"loss": loss, "reconstruction": -likelihood, "divergence": divergence}
+        return loss, {name: value.detach() for name, value in metrics.items()}
 
     def means(self, z: Tensor) -> Tensor:
         """Return the pixel probabilities y(z)  # (image, latent) -> (image, site) in [0, 1]."""

@@ -19,9 +19,11 @@ class Noise(nn.Module):
     gamma: Tensor  # (T,), level t at index t − 1
 
     def __init__(self, T: int, gamma_min: float, gamma_max: float) -> None:
+        """Tabulate γ_t."""
         super().__init__()
         self.T = T
-        self.register_buffer("gamma", torch.linspace(gamma_min, gamma_max, T, dtype=torch.float64), persistent=False)
+        gamma = torch.linspace(gamma_min, gamma_max, T, dtype=torch.float64)
+        self.register_buffer("gamma", gamma, persistent=False)
 
     def alpha_bar(self, t: Tensor) -> Tensor:
         """Return ᾱ_t, float64."""
@@ -70,10 +72,10 @@ class Noise(nn.Module):
         return (self.T - 1) * (self.weight(t) * error).view(n, n_times).mean(1)
 
     def step_down(self, z: Tensor, x: Tensor, t: int, s: int, eps: Tensor, eta: float = 1.0) -> Tensor:
-        """Return z_s given z_t and an x̂: N(√ᾱ_s x̂ + √(σ_s² − v) ε̂, v), v = η² σ_s²(1 − SNR_t/SNR_s)  # (image, site).
+        """Return z_s given z_t and an x̂, drawn from N(√ᾱ_s x̂ + √(σ_s² − v) ε̂, v)  # (image, site).
 
-        η = 1 is the posterior q(z_s|z_t, x̂) (Ho et al. 2020, eq. 7), η = 0 the deterministic rule DDIM (Song et
-        al. 2021, eq. 12); ε̂ = (z_t − √ᾱ_t x̂)/σ_t.
+        v = η² σ_s² (1 − SNR_t/SNR_s), ε̂ = (z_t − √ᾱ_t x̂)/σ_t. η = 1 is the posterior q(z_s|z_t, x̂) (Ho et al.
+        2020, eq. 7), η = 0 the deterministic rule DDIM (Song et al. 2021, eq. 12).
         """
         gamma_t, gamma_s = self.gamma[t - 1], self.gamma[s - 1]
         variance_s, variance_t = torch.sigmoid(gamma_s), torch.sigmoid(gamma_t)

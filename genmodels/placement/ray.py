@@ -25,9 +25,16 @@ _LONGEST = 40  # characters of a folder whose sockets still fit into the 107 tha
 # Else Ray tells of a lost worker on the standard output, which belongs to the command's result.
 _QUIET = {"RAY_DEDUP_LOGS": "1", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 
-# Outlives this process, and with it a SIGKILL: waits for the end of its standard input, then tidies up.
-# A dying daemon may still write a line, hence the second and third attempt.
-_JANITOR = 'cat; for attempt in 1 2 3 4 5; do rm -rf -- "$0" && exit; sleep 1; done'
+# Outlives this process, even killed: waits for the end of its standard input, then ends whatever holds an
+# output file of Ray's daemons (its agents would miss their parent only after a minute), removes the folder.
+_JANITOR = """
+cat
+for entry in $(find /proc/[0-9]*/fd -lname "$0/*.out"); do
+    process=${entry#/proc/}
+    kill -9 "${process%%/*}"
+done
+for attempt in 1 2 3; do rm -rf -- "$0" && exit; sleep 1; done
+"""
 
 
 class RayPlacement:
@@ -135,7 +142,8 @@ class RayPlacement:
             raise error.cause from error
         except (OutOfMemoryError, WorkerCrashedError) as error:
             raise RuntimeError(
-                f"a shard's worker died {MAX_RETRIES + 1} times in a row: too little memory, or a crash"
+                f"a shard's worker died {MAX_RETRIES + 1} times in a row: it crashes, or memory is short; "
+                "try fewer workers"
             ) from error
 
     def close(self) -> None:
@@ -204,7 +212,7 @@ def _environment(entries: dict[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[str]:
-    """Yield a new folder that disappears on leaving, and also when this process is killed."""
+    """Yield a new folder; it goes, with what runs for it, on leaving or when this one is killed."""
     root = tempfile.gettempdir()
     folder = tempfile.mkdtemp(prefix="gm-", dir=root if len(root) < _LONGEST - 11 else "/tmp")
     janitor = subprocess.Popen(

@@ -10,7 +10,7 @@ from genmodels.protocols import Kernel
 from genmodels.samplers.shards import representable, require_finite
 from genmodels.streams import Key
 
-_FLOOR = 1e-3  # added to each rejection rate when a ladder is adapted: keeps rungs apart where none is rejected
+_FLOOR = 1e-3  # added to each rejection rate to keep rungs apart where no swap is rejected
 
 
 class Ladders(NamedTuple):
@@ -69,8 +69,8 @@ def advance(
         replica = swap(replica, betas, energies[-1], uniform, i % 2)
         trips += turn(heading, replica)
     top = torch.arange(n_ladders) * n_rungs + replica[:, -1]
-    measured = Measured(torch.stack(energies, 1), trips, kernel.configuration(particles)[top].clone(), n_updates)
-    return Ladders(particles, replica, heading), measured
+    x = kernel.configuration(particles)[top]
+    return Ladders(particles, replica, heading), Measured(torch.stack(energies, 1), trips, x, n_updates)
 
 
 def log_acceptance(betas: Tensor, energies: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def swap(replica: Tensor, betas: Tensor, energies: Tensor, uniform: Tensor, pari
 
 
 def turn(heading: Tensor, replica: Tensor) -> Tensor:
-    """Note in `heading` who is at either end of the ladder; return the round trips that ended  # (ladder,)."""
+    """Note in `heading` who is at an end of the ladder; return the round trips that ended  # (ladder,)."""
     bottom, top = replica[:, :1], replica[:, -1:]
     ended = heading.gather(1, bottom)[:, 0] == -1
     heading.scatter_(1, bottom, 1)

@@ -27,6 +27,7 @@ class Measured(NamedTuple):
     log_ratio: Tensor  # (step,): log of the mean weight, log Z(β')/Z(β)
     ess: Tensor  # (step,): effective share of the walkers under the weights
     mean_energy: Tensor  # (step,): after the sweeps, nats at β = 1
+    families: Tensor  # (step,): their effective number, 1/Σ n_i², n_i the share of family i
     n_updates: int
 
 
@@ -54,15 +55,19 @@ def advance(
     Raises:
         FloatingPointError: an energy is not finite.
     """
-    rows, n_updates = [], 0
+    log_ratio, ess, mean_energy, families, n_updates = [], [], [], [], 0
     for i in range(*steps):
         log_w = log_weights(state.walkers.energy.double(), float(betas[i + 1] - betas[i]))
         here = key.at(shard=shard, round=i)
         state, n_attempted = _step(state, log_w, float(betas[i + 1]), n_sweeps, model, kernel, here)
         n_updates += n_attempted
-        log_ratio = log_w.logsumexp(0) - math.log(len(log_w))
-        rows.append(torch.stack([log_ratio, effective_share(log_w), state.walkers.energy.double().mean()]))
-    return state, Measured(*torch.stack(rows, 1), n_updates)
+        log_ratio.append(log_w.logsumexp(0) - math.log(len(log_w)))
+        ess.append(effective_share(log_w))
+        mean_energy.append(state.walkers.energy.double().mean())
+        families.append(1.0 / shares(state.family).square().sum())
+    return state, Measured(
+        torch.stack(log_ratio), torch.stack(ess), torch.stack(mean_energy), torch.stack(families), n_updates
+    )
 
 
 def pilot(
@@ -75,7 +80,7 @@ def pilot(
     n_sweeps: int,
     key: Key,
 ) -> tuple[None, tuple[Tensor, int]]:
-    """Return βs from 0 to beta_max, each step as long as leaves an effective share `ess`, and the updates made.
+    """Return βs from 0 to beta_max, each step leaving an effective share `ess`, and the updates made.
 
     Raises:
         FloatingPointError: an energy is not finite.
@@ -97,11 +102,15 @@ def _step(
     state: Population, log_w: Tensor, beta: float, n_sweeps: int, model: Any, kernel: Kernel[Any], key: Key
 ) -> tuple[Population, int]:
     index = systematic(log_w, float(key.child("resample").numpy().random()))
-    walkers, info = kernel.advance(
-        model, kernel.select(state.walkers, index), torch.full((len(index),), beta), n_sweeps, key.child("move")
-    )
+    chosen, betas = kernel.select(state.walkers, index), torch.full((len(index),), beta)
+    walkers, info = kernel.advance(model, chosen, betas, n_sweeps, key.child("move"))
     require_finite(walkers.energy, f"population annealing, β = {beta:.4g}")
     return Population(walkers, state.family[index]), info.n_updates
+
+
+def shares(family: Tensor) -> Tensor:
+    """Return the share n_i of each walker at β = 0 among its descendants' generation  # (walker,)."""
+    return torch.bincount(family, minlength=len(family)).double() / len(family)
 
 
 def log_weights(energy: Tensor, step: float) -> Tensor:

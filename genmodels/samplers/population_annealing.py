@@ -18,14 +18,15 @@ _SEGMENT = 10  # temperatures a task
 
 @dataclass(frozen=True)
 class Annealed:
-    """Independent populations, annealed along the same temperatures.
+    """Independent populations, annealed along the same temperatures; the first step is β = 0.
 
     Attributes:
         betas: Inverse temperatures, from 0 up  # (step,), float64
-        log_z: log Ẑ(β) of each population, n_sites log 2 at β = 0, in nats  # (population, step), float64
-        mean_energy: ⟨E⟩ over each population after its sweeps, in nats at β = 1  # (population, step), float64
-        ess: Effective share of the walkers when they were weighted; 1 at β = 0  # (population, step)
-        family: Walker at β = 0 that each walker descends from  # (population, walker)
+        log_z: log Ẑ(β) of each population in nats  # (population, step), float64
+        mean_energy: ⟨E⟩ of each population after its sweeps, nats at β = 1  # (population, step), float64
+        ess: Effective share of the walkers under the weights that led to β  # (population, step)
+        families: Effective number, 1/Σ n_i², n_i the share of family i  # (population, step)
+        family: Walker at β = 0 that each walker of the end descends from  # (population, walker)
         energies: Of the walkers at the last β  # (population, walker), float64
         n_sites: Number of sites of a configuration.
         n_updates: Attempted single-site updates, the pilot's included.
@@ -35,32 +36,26 @@ class Annealed:
     log_z: Tensor
     mean_energy: Tensor
     ess: Tensor
+    families: Tensor
     family: Tensor
     energies: Tensor
     n_sites: int
     n_updates: int
 
     @property
-    def shares(self) -> Tensor:
-        """Share n_i of each walker at β = 0 among the walkers of the end  # (population, walker)."""
-        n_populations, n_walkers = self.family.shape
-        counts = torch.zeros(n_populations, n_walkers, dtype=torch.float64)
-        return counts.scatter_add_(1, self.family, torch.ones_like(counts)) / n_walkers
-
-    @property
     def family_entropy(self) -> Tensor:
-        """S_f = −Σ n_i log n_i in nats  # (population,)."""
-        return torch.special.entr(self.shares).sum(1)
+        """S_f = −Σ n_i log n_i at the end, in nats  # (population,)."""
+        return torch.stack([torch.special.entr(population.shares(family)).sum() for family in self.family])
 
     @property
     def rho_t(self) -> Tensor:
-        """ρ_t = R Σ n_i²: walkers for one independent family; R/ρ_t is their effective number  # (population,)."""
-        return self.shares.square().sum(1) * self.family.shape[1]
+        """ρ_t = R Σ n_i² at the end, the walkers for one independent family  # (population,)."""
+        return self.family.shape[1] / self.families[:, -1]
 
     @property
     def weights(self) -> Tensor:
-        """Weights Ẑ_m(β)/Σ Ẑ(β) that combine averages over the populations  # (population, step)."""
-        return self.log_z.softmax(0)
+        """Ẑ_m(β)/Σ_l Ẑ_l(β), the weights of averages over populations of equal size  # (population, step)."""
+        return torch.softmax(self.log_z, dim=0)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what is worth keeping, by name."""
@@ -69,12 +64,13 @@ class Annealed:
             "log_z": self.log_z,
             "mean_energy": self.mean_energy,
             "ess": self.ess,
+            "families": self.families,
             "family": self.family,
             "energies": self.energies,
         }
 
     def summary(self) -> dict[str, Any]:
-        """Return how well the populations survived, JSON-ready; of the families the worst population's figures."""
+        """Return how well the populations survived, JSON-ready; of S_f and ρ_t the worst population's."""
         return {
             "n_populations": self.family.shape[0],
             "n_walkers": self.family.shape[1],
@@ -89,18 +85,19 @@ class Annealed:
 
 @dataclass(frozen=True)
 class PopulationAnnealing:
-    """Walkers taken from β = 0 to `beta_max` in small steps, resampled by weight at each, then moved by the kernel.
+    """Walkers taken from β = 0 to `beta_max` in small steps, at each resampled by weight, then moved.
 
-    At a step β → β' walker r gets weight τ_r = exp(−Δβ E_r)/mean, τ_r copies on average (systematic resampling,
-    the number of walkers fixed), then `n_sweeps` sweeps at β'; log Z(β') − log Z(β) = log mean exp(−Δβ E). The steps
-    are chosen on a pilot population such that the effective share of its walkers, (Σ τ)²/(R Σ τ²), is `ess` at
-    each: all populations then follow the same fixed βs, and Ẑ is unbiased. Hukushima & Iba 2003; Machta 2010.
+    At a step β → β' walker r has the weight τ_r = exp(−Δβ E_r)/mean and gets τ_r copies on average
+    (systematic resampling, the number of walkers fixed), then `n_sweeps` sweeps at β'; log Z(β') − log Z(β)
+    is estimated by log mean exp(−Δβ E). A pilot population chooses the steps such that the effective share of
+    its walkers, (Σ τ)²/(R Σ τ²), is `ess` at each: the populations all follow the same fixed βs, so that Ẑ is
+    unbiased (and its log biased low, by half its variance). Hukushima & Iba 2003; Machta 2010.
 
     Attributes:
         n_populations: Independent populations, one a shard: error bars come from them.
         n_walkers: Walkers of each.
         n_sweeps: Sweeps at each β.
-        ess: Effective share of walkers that a step of β leaves, below 1; the nearer to 1, the smaller the steps.
+        ess: Effective share of the walkers after a step; the nearer to 1, the smaller the steps.
         n_pilot: Walkers of the population that chooses the steps.
         beta_max: The last β.
 
@@ -116,9 +113,11 @@ class PopulationAnnealing:
     beta_max: float = 1.0
 
     def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
         for name, bound in {"n_populations": 2, "n_walkers": 2, "n_sweeps": 1, "n_pilot": 10}.items():
             if getattr(self, name) < bound:
-                raise InputError(f"population annealing: {name} is {getattr(self, name)}, give at least {bound}")
+                given = getattr(self, name)
+                raise InputError(f"population annealing: {name} is {given}, give at least {bound}")
         if not 0.0 < self.ess < 1.0:
             raise InputError(f"population annealing: ess is {self.ess}, give a share between 0 and 1")
         if not 0.0 < self.beta_max < math.inf:
@@ -154,15 +153,9 @@ class PopulationAnnealing:
             placement.submit(population.start, nothing, shard, self.n_walkers, *work, key)
             for shard in range(self.n_populations)
         ]
-        n_steps, done = len(betas) - 1, 0
+        n_steps = len(betas) - 1
         segments = [(i, min(i + _SEGMENT, n_steps)) for i in range(0, n_steps, _SEGMENT)]
-
-        def report(steps: tuple[int, int]) -> None:
-            nonlocal done
-            done += steps[1] - steps[0]
-            if progress is not None:
-                progress(done, n_steps * self.n_populations)
-
+        report = _counted(progress, n_steps * self.n_populations)
         small = (*work, betas, self.n_sweeps, key)
         states, seen = shards.run(
             placement, population.advance, [state for state, _ in started], segments, *small, report=report
@@ -170,6 +163,18 @@ class PopulationAnnealing:
         zero = torch.stack([placement.fetch(measured) for _, measured in started])
         last = [placement.fetch(state) for state in states]
         return _annealed(betas, zero, seen, last, model.n_sites, n_updates)
+
+
+def _counted(progress: Callable[..., None] | None, total: int) -> Callable[[tuple[int, int]], None]:
+    done = 0
+
+    def report(steps: tuple[int, int]) -> None:
+        nonlocal done
+        done += steps[1] - steps[0]
+        if progress is not None:
+            progress(done, total)
+
+    return report
 
 
 def _annealed(
@@ -181,16 +186,17 @@ def _annealed(
     n_updates: int,
 ) -> Annealed:
     def steps(name: str, first: Tensor) -> Tensor:
-        rows = [torch.cat([first[m : m + 1], *(getattr(part, name) for part in seen[m])]) for m in range(len(seen))]
-        return torch.stack(rows)
+        later = torch.stack([torch.cat([getattr(part, name) for part in parts]) for parts in seen])
+        return torch.cat([first[:, None], later], 1)
 
-    ones = torch.ones_like(zero)
+    family, ones = torch.stack([state.family for state in last]), torch.ones_like(zero)
     return Annealed(
         betas,
         steps("log_ratio", ones * n_sites * math.log(2.0)).cumsum(1),
         steps("mean_energy", zero),
         steps("ess", ones),
-        torch.stack([state.family for state in last]),
+        steps("families", ones * family.shape[1]),
+        family,
         torch.stack([state.walkers.energy.double() for state in last]),
         n_sites,
         n_updates + sum(part.n_updates for parts in seen for part in parts),

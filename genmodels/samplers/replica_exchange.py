@@ -23,7 +23,7 @@ class Exchanged:
 
     Attributes:
         betas: The ladder, from 0 up  # (rung,), float64
-        energies: Of the replica on each rung after each round, in nats at β = 1  # (ladder, round, rung), float64
+        energies: Of the replica on each rung, nats at β = 1  # (ladder, round, rung), float64
         round_trips: From β = 0 to the last β and back, over the replicas of a ladder  # (ladder,)
         x: Configurations at the last β, at the end  # (ladder, site)
         n_updates: Attempted single-site updates, burn-in included.
@@ -74,11 +74,11 @@ class Exchanged:
 class ReplicaExchange:
     """Replicas of the joint configuration on a ladder of β from 0 to `beta_max`, neighbours swapped.
 
-    A round is `sweeps_per_round` sweeps of every replica, then swaps of the rungs (0,1)(2,3)… in even rounds and
-    (1,2)(3,4)… in odd ones, accepted with probability min(1, exp[(β_a − β_b)(E_a − E_b)]). The βs are swapped, not
-    the configurations. In the first half of the burn-in the ladder is moved towards equal rejection, for all ladders
-    together; then it is frozen. Hukushima & Nemoto 1996; Syed, Bouchard-Côté, Deligiannidis & Doucet 2022. The kernel
-    has to mix at β = 0.
+    A round is `sweeps_per_round` sweeps of every replica, then swaps of the rungs (0,1)(2,3)… in even rounds
+    and (1,2)(3,4)… in odd ones, accepted with probability min(1, exp[(β_a − β_b)(E_a − E_b)]), E the energy
+    of the joint configuration. The βs are swapped, not the configurations. In the first half of the burn-in
+    the ladder is moved towards equal rejection, for all ladders together; then it is frozen. The kernel has
+    to mix at β = 0. Hukushima & Nemoto 1996; Syed, Bouchard-Côté, Deligiannidis & Doucet 2022.
 
     Attributes:
         n_ladders: Independent ladders: error bars come from them.
@@ -102,6 +102,7 @@ class ReplicaExchange:
     beta_max: float = 1.0
 
     def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
         least = {"n_ladders": 2, "n_rungs": 2, "n_rounds": 4, "burn_in": 16, "sweeps_per_round": 1}
         for name, bound in (least | {"ladders_per_shard": 1}).items():
             if getattr(self, name) < bound:
@@ -130,8 +131,9 @@ class ReplicaExchange:
             FloatingPointError: an energy is not finite.
         """
         run = _Run(self, model, kernel, key.child("replica_exchange"), placement, progress)
+        run.total += self.n_rounds * len(run.states)
         run.warm_up()
-        seen = run.measure(self.n_rounds)
+        seen = run.advance(self.n_rounds, _SEGMENT)
         return Exchanged(
             run.betas,
             torch.cat([_energies(parts) for parts in seen]),
@@ -151,17 +153,23 @@ class ReplicaExchange:
     ) -> Tensor:
         """Return n configurations at the last β, of all ladders in turn  # (n, site).
 
-        Between two of one ladder pass 2 + 2 Σ_k r_k/(1 − r_k) rounds, the time between round trips if the
-        replicas forget within a rung (Syed et al. 2022), but not more than the burn-in. Arguments as of `run`.
+        Between two of one ladder pass 2 + 2 Σ_k r_k/(1 − r_k) rounds, the time between round trips of
+        replicas that forget on a rung (Syed et al. 2022), or the burn-in if that is shorter. The other
+        arguments are those of `run`.
 
         Raises:
             FloatingPointError: an energy is not finite.
+            InputError: n < 1.
         """
+        if n < 1:
+            raise InputError(f"replica exchange: {n} configurations asked for, give at least 1")
         run = _Run(self, model, kernel, key.child("replica_exchange/draw"), placement, progress)
         refused = run.warm_up()
         between = 2.0 + 2.0 * float((refused / (1.0 - refused)).sum())
         apart = math.ceil(min(between, self.burn_in))
-        seen = run.measure(math.ceil(n / self.n_ladders) * apart, apart)
+        n_rounds = apart * math.ceil(n / self.n_ladders)
+        run.total += n_rounds * len(run.states)
+        seen = run.advance(n_rounds, apart)
         x = torch.cat([torch.stack([part.x for part in parts], 1) for parts in seen])  # (ladder, draw, site)
         return x.transpose(0, 1).flatten(0, 1)[:n]
 
@@ -204,13 +212,8 @@ class _Run:
                 self.betas = ladder.adapted(self.betas, refused)
         return refused
 
-    def measure(self, n_rounds: int, segment: int = _SEGMENT) -> list[list[ladder.Measured]]:
-        """Advance on the frozen ladder by so many rounds more than the burn-in."""
-        self.total += n_rounds * len(self.states)
-        return self.advance(n_rounds, segment)
-
     def advance(self, n_rounds: int, segment: int) -> list[list[ladder.Measured]]:
-        """Advance all shards; return what each saw in each segment  # (shard, segment)."""
+        """Advance all shards; return what each saw in each segment of so many rounds  # (shard, segment)."""
         first, self.round = self.round, self.round + n_rounds
         segments = [(i, min(i + segment, self.round)) for i in range(first, self.round, segment)]
         small = (self.model, self.kernel, self.betas, self.settings.sweeps_per_round, self.key)

@@ -19,8 +19,7 @@ def run(
 ) -> tuple[list[Any], list[list[Any]]]:
     """Take every shard through all segments: state, small result = fn(state, shard, segment, *small).
 
-    The next segment of a shard starts as soon as its last one is done. The outcome does not depend on the
-    order in which the shards finish: results are filed by shard and segment.
+    The next segment of a shard starts as soon as its last one is done; in which order is no matter.
 
     Args:
         placement: Where the work runs.

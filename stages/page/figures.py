@@ -44,7 +44,7 @@ def likelihood(rows: Sequence[Row], path: Path) -> None:
         )  # fmt: skip
         seen.add(kind)
     axes.set_yticks(range(len(models)), [title(model) for model in reversed(models)])
-    axes.set_xlabel("held-out log-likelihood, nats per image (further right is better; ▸ lower bound: truth is to the right)")
+    axes.set_xlabel("held-out log-likelihood, nats per image (right is better; ▸ at least this good)")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="lower left")
     save(figure, path)
@@ -108,6 +108,7 @@ def log_z(model: str, rows: Sequence[Row], curve: Mapping[str, Sequence[Row]], p
     right.set_yticks(range(len(known)), [row["name"].removeprefix("log_z.").replace("_", " ") for row in known])
     right.set_ylim(-0.5, len(known) - 0.5)
     right.set_xlabel("log Z at β = 1, nats")
-    right.ticklabel_format(useOffset=False)
+    right.ticklabel_format(axis="x", useOffset=False)
     right.grid(axis="x", alpha=0.3)
+    figure.tight_layout()
     save(figure, path)

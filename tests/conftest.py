@@ -1,0 +1,187 @@
+"""Checkouts in which the whole pipeline runs on small settings, as a user would run it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv", ".scratch", "out", "mlflow.db*", "mlartifacts", "__pycache__", "*.egg-info", ".*_cache", "dvc.lock",
+    "cache", "tmp", "config.local",
+)  # fmt: skip
+SMALL: dict[str, Any] = {
+    "threads": 1,
+    "data.limit": 400,
+    "fit_baselines.gaussian_mixture.iterations": 10,
+    "fit_baselines.gaussian_mixture.restarts": 2,
+    "fit_baselines.bernoulli_mixture.iterations": 20,
+    "fit_baselines.bernoulli_mixture.restarts": 2,
+    "train.rbm.n_hidden": 8,
+    "train.rbm.n_chains": 100,
+    "train.rbm.steps": 300,
+    "train.vae.hidden": [64],
+    "train.vae.steps": 300,
+    "train.diffusion.channels": [8, 16],
+    "train.diffusion.T": 100,
+    "train.diffusion.steps": 60,
+    "estimate_log_z.rbm.replica_exchange.n_rounds": 200,
+    "estimate_log_z.rbm.replica_exchange.burn_in": 64,
+    "estimate_log_z.rbm.population_annealing.n_walkers": 200,
+    "evaluate.images": 40,
+    "evaluate.importance_samples": 50,
+    "evaluate.noise_repeats": 2,
+    "sample.n": 16,
+}
+
+
+def changed(text: str, changes: dict[str, Any]) -> str:
+    """Return the text of a params.yaml with other values at dotted keys."""
+    values = yaml.safe_load(text)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        block = values
+        for part in path:
+            block = block[part]
+        assert last in block, key
+        block[last] = value
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+# Notes which of the project's modules a stage imports, its Ray workers included.
+SPY = """
+import os, sys
+words = sys.orig_argv
+if "-m" in words and words[words.index("-m") + 1].startswith("stages."):
+    stage = words[words.index("-m") + 1].removeprefix("stages.")
+    os.environ["SPIED_STAGE"] = stage + ("@" + words[words.index("--model") + 1] if "--model" in words else "")
+if "SPIED_STAGE" in os.environ:
+    def note(event, arguments):
+        if event == "import" and arguments[0].split(".")[0] in ("genmodels", "stages"):
+            with open(os.path.join(os.path.dirname(__file__), os.environ["SPIED_STAGE"]), "a") as file:
+                file.write(arguments[0] + "\\n")
+    sys.addaudithook(note)
+"""
+
+
+class Checkout:
+    """A copy of the project in a repository of its own."""
+
+    def __init__(self, folder: Path, changes: dict[str, Any], git: bool = True) -> None:
+        self.folder = folder
+        shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
+        self.change(changes)
+        self.home = folder.with_name(f"{folder.name}-home")
+        self.home.mkdir()
+        if git:
+            for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "Start"]):
+                self.run("git", *command)
+
+    def change(self, changes: dict[str, Any]) -> None:
+        path = self.folder / "params.yaml"
+        path.write_text(changed(path.read_text(), changes))
+
+    def environment(self, **more: str) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("LANG", "TMPDIR", "GENMODELS_DATA") if name in os.environ}
+        person = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        quiet = {"DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_WAIT_POLICY": "PASSIVE"}
+        path = f"{BIN}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+        # The installed package is this checkout's; a copy has to be found before it.
+        own = {"PATH": path, "HOME": str(self.home), "PYTHONPATH": str(self.folder)}
+        return kept | person | quiet | own | more
+
+    def run(self, *command: str, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment(**more), capture_output=True, text=True, check=False
+        )  # fmt: skip
+        assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def repro(self, *arguments: str, **more: str) -> list[str]:
+        """Run `dvc repro` and return the names of the stages that ran."""
+        done = self.run("dvc", "repro", *arguments, **more)
+        return ran(done.stdout)
+
+
+def ran(output: str) -> list[str]:
+    """Return the stages that dvc says it ran."""
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def may_unshare() -> bool:
+    """Return whether this machine lets a test have a network of its own."""
+    command = ["unshare", "-rn", "sh", "-c", "ip link set lo up || true"]
+    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Checkout]:
+    """Return a function that makes a checkout with small settings and further changes."""
+    base = tmp_path_factory.mktemp("checkouts")
+
+    def make(name: str, changes: dict[str, Any] | None = None, git: bool = True) -> Checkout:
+        return Checkout(base / name, SMALL | (changes or {}), git)
+
+    return make
+
+
+class Listeners:
+    """Who listens beyond loopback among a process's descendants, looked at again and again."""
+
+    def __init__(self) -> None:
+        self.seen: set[tuple[str, str, int]] = set()
+
+    def look(self, process: psutil.Process) -> None:
+        for one in [process, *process.children(recursive=True)]:
+            try:
+                for connection in one.net_connections(kind="inet"):
+                    if connection.status == psutil.CONN_LISTEN:
+                        self.seen.add((one.name(), connection.laddr.ip, connection.laddr.port))
+            except psutil.Error:
+                continue
+
+
+@pytest.fixture(scope="session")
+def twins(checkout: Callable[..., Checkout]) -> Iterator[tuple[Checkout, Checkout, Listeners]]:
+    """Two checkouts after `dvc repro`: one on Ray without a network, one in process; and who listened in that.
+
+    The modules that each stage of the first imported are in the folder "spy" beside it.
+    """
+    first, second = checkout("first"), checkout("second")
+    listeners = Listeners()
+
+    spy = first.folder.with_name("spy")
+    spy.mkdir()
+    (spy / "sitecustomize.py").write_text(SPY)
+
+    def isolated() -> None:
+        command = ["dvc", "repro"]
+        if may_unshare():
+            command = ["unshare", "-rn", "sh", "-c", "ip link set lo up; exec dvc repro"]
+        first.run(*command, PYTHONPATH=f"{first.folder}:{spy}")
+
+    def watched() -> None:
+        log = second.folder.with_name("second.log").open("w")
+        environment = second.environment(GENMODELS_WORKERS="0")
+        with psutil.Popen(["dvc", "repro"], cwd=second.folder, env=environment, stdout=log, stderr=log) as process:
+            while process.poll() is None:
+                listeners.look(process)
+                try:
+                    process.wait(0.3)
+                except psutil.TimeoutExpired:
+                    continue
+        assert process.returncode == 0, second.folder.with_name("second.log").read_text()
+
+    with ThreadPoolExecutor(2) as pool:
+        for job in [pool.submit(isolated), pool.submit(watched)]:
+            job.result()
+    yield first, second, listeners

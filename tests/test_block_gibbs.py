@@ -1,0 +1,165 @@
+"""Block Gibbs leaves P_β invariant, at a β of its own for each replica."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare, kstest
+from torch import Tensor, nn
+
+from genmodels.kernels.block_gibbs import BlockGibbs, uniforms
+from genmodels.models.rbm import RBM
+from genmodels.streams import Key
+
+KEY = Key(5, "test")
+
+
+class BoltzmannMachine(nn.Module):
+    """E = −Σ_{k<l} J_kl x_k x_l − Σ h_k x_k, every site a block."""
+
+    def __init__(self, n_sites: int) -> None:
+        super().__init__()
+        coupling = torch.randn(n_sites, n_sites, generator=Key(1, "J").torch()).triu(1) * 0.5
+        self.J = nn.Parameter(coupling + coupling.T)
+        self.h = nn.Parameter(torch.linspace(-0.3, 0.6, n_sites))
+        self.n_sites = n_sites
+        self.blocks = tuple(slice(i, i + 1) for i in range(n_sites))
+
+    def energy(self, x: Tensor) -> Tensor:
+        return -0.5 * ((x @ self.J) * x).sum(1) - x @ self.h
+
+    def conditional(self, block: int, x: Tensor, beta: Tensor) -> Tensor:
+        return torch.sigmoid(2.0 * beta[:, None] * (x @ self.J + self.h)[:, self.blocks[block]])
+
+
+def machine() -> RBM:
+    rbm = RBM(3, 2)
+    with torch.no_grad():
+        rbm.W.copy_(torch.tensor([[0.9, -0.4], [-0.6, 0.7], [0.2, 0.5]]))
+        rbm.b.copy_(torch.tensor([0.3, -0.5, 0.1]))
+        rbm.c.copy_(torch.tensor([-0.2, 0.4]))
+    return rbm
+
+
+def every_state(n_sites: int) -> Tensor:
+    return torch.tensor(list(itertools.product([-1.0, 1.0], repeat=n_sites)))
+
+
+def boltzmann(model: nn.Module, beta: float) -> np.ndarray:
+    with torch.no_grad():
+        return torch.softmax(-beta * model.energy(every_state(model.n_sites)).double(), 0).numpy()
+
+
+def number(x: Tensor) -> Tensor:
+    return ((x > 0).long() * 2 ** torch.arange(x.shape[1] - 1, -1, -1)).sum(1)
+
+
+def transitions(model: nn.Module, beta: float) -> np.ndarray:
+    """Return w[x', x] of one sweep, built block by block from P_β(block | rest) of the joint table."""
+    states, p = every_state(model.n_sites).numpy(), boltzmann(model, beta)
+    sweep = np.eye(len(p))
+    for block in reversed(model.blocks):
+        rest = np.delete(np.arange(model.n_sites), np.arange(block.start, block.stop))
+        same = (states[:, None, rest] == states[None, :, rest]).all(2)
+        sweep = (same * p[:, None]) / (same * p[:, None]).sum(0) @ sweep
+    return sweep
+
+
+def p_value(model: nn.Module, x: Tensor, expected: np.ndarray) -> float:
+    counts = np.bincount(number(x).numpy(), minlength=len(expected))
+    return chisquare(counts, expected * len(x)).pvalue
+
+
+MODELS = [machine(), BoltzmannMachine(4)]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=["rbm", "boltzmann machine"])
+def test_sweep_keeps_balance_but_not_detailed_balance(model: nn.Module) -> None:
+    w, p = transitions(model, 0.7), boltzmann(model, 0.7)
+    np.testing.assert_allclose(w.sum(0), 1.0, atol=1e-12)
+    np.testing.assert_allclose(w @ p, p, atol=1e-12)
+    assert np.abs(w * p - (w * p).T).max() > 1e-3
+    assert np.abs(w @ boltzmann(model, 1.4) - boltzmann(model, 1.4)).max() > 1e-2
+
+
+@pytest.mark.parametrize("model", MODELS, ids=["rbm", "boltzmann machine"])
+def test_one_sweep_has_the_transition_probabilities(model: nn.Module) -> None:
+    start = 5
+    x = every_state(model.n_sites)[start].repeat(40_000, 1)
+    state, _ = BlockGibbs().advance(model, BlockGibbs().start(model, x), torch.full((len(x),), 0.7), 1, KEY)
+    assert p_value(model, state.x, transitions(model, 0.7)[:, start]) > 1e-3
+    assert p_value(model, state.x, transitions(model, 1.4)[:, start]) < 1e-6
+
+
+@pytest.mark.parametrize("model", MODELS, ids=["rbm", "boltzmann machine"])
+def test_each_replica_keeps_its_own_beta(model: nn.Module) -> None:
+    betas, n, generator = (0.4, 1.3), 20_000, KEY.child("start").torch()
+    exact = [torch.tensor(boltzmann(model, b)) for b in betas]
+    drawn = [torch.multinomial(p, n, replacement=True, generator=generator) for p in exact]
+    x = every_state(model.n_sites)[torch.cat(drawn)]
+    beta = torch.tensor(betas).repeat_interleave(n)
+    kernel = BlockGibbs()
+    right, _ = kernel.advance(model, kernel.start(model, x), beta, 3, KEY)
+    doubled, _ = kernel.advance(model, kernel.start(model, x), 2.0 * beta, 3, KEY)
+    for i, b in enumerate(betas):
+        mine = slice(i * n, (i + 1) * n)
+        assert p_value(model, right.x[mine], boltzmann(model, b)) > 1e-3
+        assert p_value(model, doubled.x[mine], boltzmann(model, b)) < 1e-6
+
+
+def test_replicas_at_beta_0_are_uniform_and_forget_their_state() -> None:
+    model, kernel = BoltzmannMachine(4), BlockGibbs()
+    first = kernel.init(model, 20_000, KEY)
+    then, _ = kernel.advance(model, first, torch.zeros(20_000), 1, KEY.at(round=1))
+    for state in (first, then):
+        assert p_value(model, state.x, np.full(16, 1 / 16)) > 1e-3
+    overlap = (first.x * then.x).mean(0) * np.sqrt(20_000)
+    assert overlap.abs().max() < 4.0
+
+
+def test_state_is_left_untouched_and_its_energies_are_the_models() -> None:
+    model, kernel = machine(), BlockGibbs()
+    before = kernel.init(model, 64, KEY)
+    copy = before.x.clone()
+    after, info = kernel.advance(model, before, torch.ones(64), 7, KEY)
+    assert torch.equal(before.x, copy)
+    assert not torch.equal(after.x, copy)
+    assert torch.equal(after.energy, model.energy(after.x).detach())
+    assert info == (7 * 64 * 5, 1.0, 0)
+    assert not after.energy.requires_grad
+
+
+def test_equal_keys_give_equal_bits_and_others_do_not() -> None:
+    model, kernel, beta = machine(), BlockGibbs(), torch.ones(64)
+    state = kernel.init(model, 64, KEY)
+    one, again, other = (kernel.advance(model, state, beta, 2, key)[0] for key in (KEY, KEY, KEY.at(shard=1)))
+    assert torch.equal(one.x, again.x)
+    assert not torch.equal(one.x, other.x)
+
+
+def test_select_takes_replicas_with_their_energies() -> None:
+    model, kernel = machine(), BlockGibbs()
+    state = kernel.init(model, 8, KEY)
+    chosen = kernel.select(state, torch.tensor([3, 3, 0]))
+    assert torch.equal(kernel.configuration(chosen), state.x[[3, 3, 0]])
+    assert torch.equal(chosen.energy, state.energy[[3, 3, 0]])
+
+
+def test_energies_that_are_not_finite_are_counted() -> None:
+    model, kernel = machine(), BlockGibbs()
+    with torch.no_grad():
+        model.b[0] = torch.inf
+    _, info = kernel.advance(model, kernel.init(model, 6, KEY), torch.ones(6), 1, KEY)
+    assert info.n_nonfinite == 6
+
+
+@pytest.mark.parametrize("n", [99_999, 100_000])
+def test_uniforms_are_uniform_and_uncorrelated(n: int) -> None:
+    drawn = uniforms(n, KEY.torch()).double().numpy()
+    assert drawn.shape == (n,)
+    assert kstest(drawn, "uniform").pvalue > 1e-3
+    assert kstest(drawn**1.02, "uniform").pvalue < 1e-3
+    centred = (drawn - 0.5) * np.sqrt(12.0)
+    for lag in (1, 2, 5):
+        assert abs((centred[lag:] * centred[:-lag]).sum()) < 4.0 * np.sqrt(n)

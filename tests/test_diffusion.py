@@ -1,0 +1,340 @@
+"""The diffusion model's bound and sampler against exact denoisers of known tiny distributions."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from genmodels.errors import InputError
+from genmodels.estimators import variational
+from genmodels.learners.fit import Whole, fit
+from genmodels.learners.gradient import Gradient
+from genmodels.models.diffusion import BoundTerms, Diffusion
+from genmodels.networks.noise import Noise
+from genmodels.networks.unet import UNet
+from genmodels.streams import Key
+
+STATES = (torch.arange(16)[:, None] >> torch.arange(4) & 1).double()  # 2×2 pixels
+WEIGHTS = torch.tensor([9.0, 1, 2, 1, 1, 7, 1, 3, 1, 2, 12, 1, 5, 1, 1, 4]).double()
+LOG_P = (WEIGHTS / WEIGHTS.sum()).log()  # correlated, and unlike under every exchange of pixels
+
+
+class Exact(Diffusion):
+    """The optimal denoiser of P over 2×2 pixels: x̂ is the posterior mean, by enumeration."""
+
+    def own(self, z: Tensor, t: Tensor) -> Tensor:
+        return (torch.exp(-self.noise.gamma[t - 1]) / self.noise.alpha_bar(t).sqrt())[:, None] * z
+
+    def posterior_logits(self, z: Tensor, t: Tensor) -> Tensor:
+        # p(z|x) ∝ exp(Σ v_i own_i), up to a factor that does not depend on x
+        posterior = torch.softmax(LOG_P + self.own(z, t) @ STATES.T, 1)
+        return (torch.log(posterior @ STATES) - torch.log(posterior @ (1.0 - STATES))).to(z.dtype)
+
+    def network(self, z: Tensor, t: Tensor) -> Tensor:
+        logits = self.posterior_logits(z, t)
+        signal, spread = self.noise.scales(t, z)
+        x0 = torch.sigmoid(logits) - 0.5
+        if self.prediction == "v":
+            return (signal * z - x0) / spread
+        if self.prediction == "epsilon":
+            return (z - signal * x0) / spread
+        return logits - self.own(z, t).to(z.dtype)
+
+
+class Doubled(Exact):
+    """Forgets the ½ of the weights."""
+
+    def bound_terms(self, x: Tensor, generator: torch.Generator, n_times: int = 1) -> BoundTerms:
+        terms = super().bound_terms(x, generator, n_times)
+        return terms._replace(matching=2.0 * terms.matching)
+
+
+class NoPrior(Exact):
+    """Forgets the prior term."""
+
+    def bound_terms(self, x: Tensor, generator: torch.Generator, n_times: int = 1) -> BoundTerms:
+        terms = super().bound_terms(x, generator, n_times)
+        return terms._replace(prior=torch.zeros_like(terms.prior))
+
+
+def exact(
+    kind: type[Exact], T: int, low: float = -4.0, high: float = 8.0, prediction: str = "logit"
+) -> Exact:
+    return kind((2, 2), (8,), T, 0.0, low, high, prediction).double()  # type: ignore[arg-type]
+
+
+def gap(model: Exact, copies: int = 60) -> tuple[float, float]:
+    """Return Σ_x P(x) (log P(x) − bound(x)) and its standard error; one level a stratum."""
+    x = STATES.repeat(copies, 1)
+    values, variances, _ = variational.bound(model, x, Key(1, "gap"), model.T - 1, 8)
+    weights = LOG_P.exp().repeat(copies).numpy() / copies
+    difference = LOG_P.repeat(copies).numpy() - values
+    return float(weights @ difference), math.sqrt(float(weights**2 @ variances))
+
+
+def test_the_schedule() -> None:
+    noise, t = Noise(50, -5.0, 7.0), torch.arange(1, 51)
+    alpha_bar = noise.alpha_bar(t)
+    assert noise.gamma[[0, -1]].tolist() == [-5.0, 7.0]
+    assert bool((alpha_bar.diff() < 0).all())
+    torch.testing.assert_close(torch.log((1 - alpha_bar) / alpha_bar), noise.gamma)
+    snr = alpha_bar / (1.0 - alpha_bar)
+    torch.testing.assert_close(noise.weight(t[1:]), 0.5 * (snr[:-1] - snr[1:]))
+    signal, spread = noise.scales(t, alpha_bar)
+    torch.testing.assert_close(signal.square() + spread.square(), torch.ones(50, 1).double())
+    x, eps = torch.full((50, 2), 0.5).double(), torch.full((50, 2), -2.0).double()
+    torch.testing.assert_close(noise.add(x, t, eps), 0.5 * signal.expand(-1, 2) - 2.0 * spread.expand(-1, 2))
+
+
+def test_the_prior_term_is_a_divergence_between_normals() -> None:
+    noise = Noise(50, -5.0, 1.5)
+    x = torch.tensor([[0.5, -0.5, 0.25], [0.1, 0.2, 0.3]]).double()
+    last = noise.alpha_bar(torch.tensor(50))
+    encoder = torch.distributions.Normal(last.sqrt() * x, (1.0 - last).sqrt())
+    prior = torch.distributions.Normal(torch.zeros(()).double(), torch.ones(()).double())
+    expected = torch.distributions.kl_divergence(encoder, prior).sum(1)
+    torch.testing.assert_close(noise.prior(x), expected)
+
+
+@pytest.mark.parametrize(("t", "s"), [(30, 29), (50, 12), (2, 1)])
+def test_a_step_down_is_the_posterior_and_a_matching_term_its_divergence(t: int, s: int) -> None:
+    noise, generator = Noise(50, -5.0, 7.0), Key(2, "step").torch()
+    z, x, eps = (torch.randn(4, 3, generator=generator, dtype=torch.float64) for _ in range(3))
+    later, earlier = noise.alpha_bar(torch.tensor(t)), noise.alpha_bar(torch.tensor(s))
+    alpha = later / earlier
+    mean = (alpha.sqrt() * (1 - earlier) * z + earlier.sqrt() * (1 - alpha) * x) / (1 - later)
+    variance = (1 - alpha) * (1 - earlier) / (1 - later)
+    torch.testing.assert_close(noise.step_down(z, x, t, s, eps), mean + variance.sqrt() * eps)
+    # Deterministic: the same noise, less of it.
+    eps_hat = (z - later.sqrt() * x) / (1 - later).sqrt()
+    torch.testing.assert_close(
+        noise.step_down(z, x, t, s, eps, eta=0.0), earlier.sqrt() * x + (1 - earlier).sqrt() * eps_hat
+    )
+    if s == t - 1:
+        guess = x + 0.1
+        other = noise.step_down(z, guess, t, s, torch.zeros_like(eps))
+        divergence = (mean - other).square().sum(1) / (2.0 * variance)
+        expected = noise.weight(torch.tensor(t)) * (x - guess).square().sum(1)
+        torch.testing.assert_close(divergence, expected)
+
+
+def test_levels_are_drawn_evenly_whatever_the_strata() -> None:
+    noise, n = Noise(21, -5.0, 7.0), 6000
+    for n_times in (1, 7, 20):
+        seen: list[Tensor] = []
+
+        def spy(z: Tensor, t: Tensor, seen: list[Tensor] = seen) -> Tensor:
+            seen.append(t)
+            return torch.zeros_like(z)
+
+        noise.matching(torch.zeros(n, 1), spy, Key(3, "levels").torch(), n_times)
+        counts = torch.bincount(seen[0], minlength=22)
+        assert int(counts[:2].sum()) == 0
+        expected = n * n_times / 20
+        assert bool(((counts[2:] - expected).abs() < 4.0 * math.sqrt(expected)).all())
+
+
+def test_the_gap_of_independent_pixels_is_one_over_the_number_of_levels() -> None:
+    bias = torch.tensor([0.7, -1.2, 2.0]).double()
+
+    class Independent(Diffusion):
+        def network(self, z: Tensor, t: Tensor) -> Tensor:
+            return bias.expand_as(z)
+
+    x = torch.bernoulli(torch.sigmoid(bias).expand(4000, 3), generator=Key(4, "x").torch())
+    log_q = (x * bias - nn.functional.softplus(bias)).sum(1).numpy()
+    gaps, errors = [], []
+    for T in (11, 21, 41):  # independent pixels leave no gap in the reconstruction, at any γ_min
+        model = Independent((3, 1), (8,), T, 0.0, -2.0, 9.0).double()
+        values, _, _ = variational.bound(model, x, Key(4, "noise"), T - 1, 6)
+        gaps.append(float((log_q - values).mean()))
+        errors.append(float((log_q - values).std() / math.sqrt(len(x))))
+    assert gaps[0] > 5.0 * errors[0]
+    for (coarse, error), (fine, smaller) in pairwise(zip(gaps, errors, strict=True)):
+        assert abs(coarse - 2.0 * fine) < 3.0 * math.hypot(error, 2.0 * smaller) + 0.1 * coarse
+
+
+def test_the_gap_of_correlated_pixels_is_one_over_the_number_of_levels() -> None:
+    def halves(kind: type[Exact]) -> bool:
+        gaps = [gap(exact(kind, T)) for T in (21, 41, 81)]
+        return all(
+            fine > 0.0 and abs(coarse - 2.0 * fine) < 3.0 * math.hypot(error, 2.0 * smaller) + 0.1 * coarse
+            for (coarse, error), (fine, smaller) in pairwise(gaps)
+        )
+
+    assert halves(Exact)
+    assert not halves(Doubled)
+
+
+@pytest.mark.parametrize("kind", [Exact, NoPrior])
+def test_the_bound_sums_to_less_than_one_and_without_the_prior_to_more(kind: type[Exact]) -> None:
+    model = exact(kind, 40, -5.0, 0.0)  # much is left of x at γ = 0
+    x = STATES.repeat(50, 1)
+    values, variances, _ = variational.bound(model, x, Key(5, "sum"), 10, 16)
+    mean = values.reshape(50, 16).mean(0)
+    error = np.sqrt(variances.reshape(50, 16).sum(0)) / 50
+    total, noise = np.exp(mean).sum(), math.sqrt((np.exp(2 * mean) * error**2).sum())
+    if kind is Exact:
+        assert total < 1.0 + 3.0 * noise
+    else:
+        assert total > 1.0 + 10.0 * noise
+
+
+def test_the_three_predictions_are_one_denoiser() -> None:
+    models = [exact(Exact, 30, prediction=prediction) for prediction in ("logit", "v", "epsilon")]
+    generator = Key(6, "z").torch()
+    z = torch.randn(50, 4, generator=generator, dtype=torch.float64)
+    t = torch.randint(1, 31, (50,), generator=generator)
+    x0 = [model.denoise(z, t) for model in models]
+    torch.testing.assert_close(x0[1], x0[0])
+    torch.testing.assert_close(x0[2], x0[0])
+    draws = [model.bound_terms(STATES, Key(6, "bound").torch(), 5) for model in models]
+    for draw in draws[1:]:
+        torch.testing.assert_close(draw.matching, draws[0].matching)
+        torch.testing.assert_close(draw.prior, draws[0].prior)
+        # Only "logit" lets the pixels know of each other in the reconstruction.
+        assert float((draw.reconstruction - draws[0].reconstruction).mean()) > 0.0
+
+
+def test_the_loss_is_the_matching_term_up_to_its_scale() -> None:
+    model = exact(Exact, 1000, -3.0, 8.0)
+    x = STATES.repeat(40, 1)
+    generator = Key(7, "loss").torch()
+    losses = torch.stack([model.loss(x, generator)[0] for _ in range(60)]) * 4 * (8.0 - -3.0) / 2.0
+    matching = torch.stack([model.bound_terms(x, generator, 4).matching.mean() for _ in range(60)])
+    error = math.hypot(float(losses.std()), float(matching.std())) / math.sqrt(60)
+    assert abs(float(losses.mean() - matching.mean())) < 3.0 * error + 0.02 * float(matching.mean())
+    assert 3.0 * error < 0.1 * float(matching.mean())
+
+
+class ForgetsTheNoise(Noise):
+    """Steps to x̂ with fresh noise only, which is not the posterior."""
+
+    def step_down(self, z: Tensor, x: Tensor, t: int, s: int, eps: Tensor, eta: float = 1.0) -> Tensor:
+        signal, spread = self.scales(torch.full((len(z),), s), z)
+        return signal * x + 0.7 * spread * eps
+
+
+def chi_square(pictures: Tensor) -> float:
+    counts = torch.bincount((pictures.long() * 2 ** torch.arange(4)).sum(1), minlength=16)
+    expected = LOG_P.exp() * len(pictures)
+    return float((((counts - expected).square() / expected).sum() - 15.0) / math.sqrt(30.0))
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.0])
+def test_sampling_with_the_exact_denoiser_reproduces_the_distribution(eta: float) -> None:
+    model, n = exact(Exact, 200, -6.0, 10.0), 5000
+    assert abs(chi_square(model.sample(n, Key(8, "sample").torch(), 200, eta))) < 3.5
+    shuffled = model.sample(n, Key(8, "sample").torch(), 200, eta)[:, [1, 0, 2, 3]]
+    assert chi_square(shuffled) > 30.0
+    model.noise.__class__ = ForgetsTheNoise
+    assert chi_square(model.sample(n, Key(8, "sample").torch(), 200, eta)) > 10.0
+
+
+def test_the_error_of_the_bound_is_its_spread_and_its_terms_add_up() -> None:
+    model, x = exact(Exact, 30), STATES
+    runs = [variational.bound(model, x, Key(seed, "noise"), 4, 6) for seed in range(40)]
+    values, variances = (np.stack(part) for part in list(zip(*runs, strict=True))[:2])
+    stated = math.sqrt(variances.mean(0).sum()) / 16
+    assert abs(values.mean(1).std(ddof=1) / stated - 1.0) < 3.0 / math.sqrt(78)
+    bound, variance, terms = runs[0]
+    assert -sum(term.value for term in terms.values()) == pytest.approx(bound.mean())
+    assert list(terms) == ["reconstruction", "prior", "matching"]
+    assert terms["prior"].stderr_estimator == pytest.approx(0.0, abs=1e-12)
+    assert 0.3 < terms["matching"].stderr_estimator / (math.sqrt(variance.sum()) / 16) < 3.0
+
+
+def small(shape: tuple[int, ...] = (2, 3), **settings: float) -> Diffusion:
+    with torch.random.fork_rng():
+        torch.manual_seed(9)
+        return Diffusion(shape, (8, 8), **({"T": 40, "dropout": 0.2} | settings))
+
+
+def test_an_image_depends_on_its_shard_only_and_dropout_is_off() -> None:
+    model, key = small(), Key(10, "noise")
+    x = torch.bernoulli(torch.full((70, 6), 0.4), generator=Key(10, "x").torch())
+    seen: list[tuple[int, int]] = []
+    values, variances, _ = variational.bound(model, x, key, 2, 2, lambda *done: seen.append(done))
+    assert seen == [(32, 70), (64, 70), (70, 70)]
+    model.eval()
+    part, part_variances, _ = variational.bound(model, x[:64], key, 2, 2)
+    assert np.array_equal(values[:64], part)
+    assert np.array_equal(variances[:64], part_variances)
+    model.train()
+    with torch.no_grad():
+        assert not torch.equal(model.elbo(x, key.torch()), model.elbo(x, key.torch())), "dropout was on here"
+
+
+def test_a_trained_model_bounds_a_probability() -> None:
+    states = (torch.arange(64)[:, None] >> torch.arange(6) & 1).float()
+    patterns = torch.tensor([[1.0, 1, 0, 0, 1, 0], [0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1]])
+    x = patterns.repeat_interleave(torch.tensor([36, 18, 10]), 0)
+    model = small(dropout=0.0, gamma_min=-3.0, gamma_max=-0.25)
+    list(fit(model, Gradient(1e-2, 120, warmup=10, ema=0.9), Whole(x), Key(11, "train"), 120))
+    values, variances, terms = variational.bound(model, states, Key(11, "bound"), 8, 24)
+    weights = np.exp(values)
+    noise = math.sqrt((weights**2 * variances).sum())
+    assert weights.sum() < 1.0 + 3.0 * noise
+    assert states[int(values.argmax())].tolist() == patterns[0].tolist()
+    prior = terms["prior"].value
+    assert prior is not None
+    # What is left of x at γ_max costs the prior term; training has found the rest.
+    assert values.max() > math.log(0.56) - prior - 0.7
+    assert np.exp(values + prior).sum() > 1.0 + 3.0 * noise * math.exp(prior), "a bound without its prior"
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels"), [((28, 28, 1), (8, 8, 8)), ((8, 8), (8, 16)), ((4, 4), (4, 8)), ((5, 3), (6, 12))]
+)
+def test_any_size_trains_and_samples(shape: tuple[int, ...], channels: tuple[int, ...]) -> None:
+    n = math.prod(shape)
+    x = torch.bernoulli(torch.full((8, n), 0.3), generator=Key(12, "x").torch())
+    model = Diffusion(shape, channels, T=10)
+    steps = list(fit(model, Gradient(1e-3, 2), Whole(x), Key(12, "train"), 2))
+    assert steps[-1].step == 2
+    model.eval()
+    means = model.sample_means(3, Key(12, "sample").torch(), n_steps=4)
+    assert means.shape == (3, n)
+    assert bool(((means >= 0) & (means <= 1)).all())
+    assert set(model.sample(3, Key(12, "sample").torch(), n_steps=4).unique().tolist()) <= {0.0, 1.0}
+    again = Diffusion(**model.args())
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.eval().sample_means(3, Key(12, "sample").torch(), n_steps=4), means)
+
+
+class Echo(nn.Module):
+    def forward(self, z: Tensor, time: Tensor, return_dict: bool) -> tuple[Tensor]:
+        return (z,)
+
+
+def test_padding_keeps_the_picture_in_its_place() -> None:
+    network = UNet(5, 3, (8, 8), 0.0)
+    network.net = Echo()
+    z = torch.randn(2, 1, 5, 3, generator=Key(13, "z").torch())
+    assert torch.equal(network(z, torch.zeros(2)), z)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shape": (8, 8, 3)}, "one channel"),
+        ({"shape": (8, 8), "T": 1}, "T: 1 noise levels"),
+        ({"shape": (8, 8), "gamma_min": 3.0, "gamma_max": 3.0}, "gamma_min: 3.0"),
+        ({"shape": (5, 3), "channels": (8, 8, 8)}, "give 1 to 2 entries"),
+    ],
+)
+def test_what_cannot_be_built_says_so_in_a_line(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        Diffusion(**settings)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_estimated_says_so() -> None:
+    model = small()
+    with pytest.raises(InputError, match="n_repeats: 1"):
+        variational.bound(model, torch.zeros(2, 6), Key(0, "noise"), 4, 1)
+    with pytest.raises(InputError, match="n_steps: 1"):
+        model.sample(2, Key(0, "sample").torch(), n_steps=1)

@@ -1,0 +1,244 @@
+"""The gradient learner: the same bytes resumed or not, averaged weights, several processes."""
+
+import contextlib
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from genmodels.artifacts import load_tensors, save_tensors
+from genmodels.errors import InputError
+from genmodels.learners import gradient
+from genmodels.learners.fit import Shuffled, Whole, checkpoint, fit
+from genmodels.learners.gradient import Gradient
+from genmodels.models.diffusion import Diffusion
+from genmodels.models.vae import VAE
+from genmodels.streams import Key
+
+ROOT = Path(__file__).parents[1]
+
+
+class Line(nn.Module):
+    """Least squares y = Wx + b, a noise term in the loss if asked for."""
+
+    def __init__(self, noise: float = 0.0) -> None:
+        super().__init__()
+        self.noise = noise
+        self.W = nn.Parameter(torch.tensor([[0.5, -1.0, 2.0]]))
+        self.b = nn.Parameter(torch.tensor([0.3]))
+
+    def loss(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        target = self.noise * torch.randn(len(x), 1, generator=generator)
+        loss = (x @ self.W.T + self.b - target).square().mean()
+        return loss, {"loss": loss.detach()}
+
+
+def points(n: int = 12) -> Tensor:
+    return torch.randn(n, 3, generator=Key(1, "points").torch())
+
+
+def build(kind: str) -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        return VAE((4, 3), 2, (8,), 0.3) if kind == "vae" else Diffusion((4, 3), (4, 8), 20, 0.3)
+
+
+def run(kind: str, folder: Path, stop_at: int | None = None, resume: bool = False) -> dict[str, Tensor]:
+    """Train 7 steps; leave at `stop_at` with a checkpoint in `folder`, or start from it; return the end's tensors."""
+    model, n_steps = build(kind), 7
+    x = torch.bernoulli(torch.full((11, 12), 0.4), generator=Key(3, "x").torch())
+    learner = Gradient(1e-2, n_steps, warmup=2, weight_decay=0.1)
+    start = load_tensors(folder / "learner.safetensors") if resume else None
+    done = None
+    for done in fit(model, learner, Shuffled(x, 4, Key(3, "order")), Key(3, "train"), n_steps, start):
+        if done.step == stop_at:
+            save_tensors(folder / "learner.safetensors", checkpoint(learner, done))
+            return {}
+    assert done is not None
+    tensors = learner.tensors(done.state)
+    learner.export(model, done.state)
+    return tensors | {f"exported/{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("kind", ["vae", "diffusion"])
+def test_a_resumed_run_ends_with_the_same_bytes(kind: str, tmp_path: Path) -> None:
+    whole = run(kind, tmp_path)
+    for stop_at in (1, 4):
+        run(kind, tmp_path, stop_at)
+        torch.rand(17)  # what else the process draws does not matter
+        resumed = run(kind, tmp_path, resume=True)
+        save_tensors(tmp_path / "one.safetensors", whole)
+        save_tensors(tmp_path / "other.safetensors", resumed)
+        assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "other.safetensors").read_bytes()
+
+
+def test_dropout_from_the_global_generator_would_not_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gradient, "_own_randomness", lambda device, key: contextlib.nullcontext())
+    whole = run("vae", tmp_path)
+    run("vae", tmp_path, 4)
+    assert not same(whole, run("vae", tmp_path, resume=True))
+
+
+@pytest.mark.parametrize("lost", ["exp_avg_sq", "step", "average"])
+def test_a_checkpoint_without_its_moments_would_not_resume(lost: str, tmp_path: Path) -> None:
+    whole = run("vae", tmp_path)
+    run("vae", tmp_path, 4)
+    tensors = load_tensors(tmp_path / "learner.safetensors")
+    for name in tensors:
+        if name.startswith(f"{lost}/"):
+            tensors[name] = torch.ones_like(tensors[name])
+    save_tensors(tmp_path / "learner.safetensors", tensors)
+    assert not same(whole, run("vae", tmp_path, resume=True))
+
+
+def test_a_step_leaves_the_global_state_of_torch_alone() -> None:
+    learner, model = Gradient(1e-2, 5), build("vae")
+    state = learner.init(model)
+    before = torch.get_rng_state()
+    learner.step(model, state, torch.zeros(4, 12), Key(4, "train"))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_step_is_torch_adamw_with_clipping_and_decay_of_matrices() -> None:
+    x, n_steps = points(), 9
+    learner = Gradient(0.05, n_steps, warmup=3, clip=0.5, ema=0.0, weight_decay=0.4)
+    model, twin = Line(), Line()
+    list(fit(model, learner, Whole(x), Key(5, "train"), n_steps))
+    groups = [{"params": [twin.W], "weight_decay": 0.4}, {"params": [twin.b], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
+    for step in range(n_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 * min(1.0, (step + 1) / 3) * 0.5 * (1.0 + math.cos(math.pi * step / n_steps))
+        optimizer.zero_grad()
+        twin.loss(x, Key(5, "unused").torch())[0].backward()
+        torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.5)
+        optimizer.step()
+    assert torch.equal(model.W, twin.W)
+    assert torch.equal(model.b, twin.b)
+    wrong, undecayed = Line(), replace(learner, weight_decay=0.0)
+    list(fit(wrong, undecayed, Whole(x), Key(5, "train"), n_steps))
+    assert not torch.allclose(wrong.W, twin.W)
+
+
+def test_the_rate_rises_then_falls_to_zero() -> None:
+    learner = Gradient(0.2, 100, warmup=10)
+    rates = [learner.rate(step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.02)
+    assert all(a < b for a, b in zip(rates[:9], rates[1:10], strict=True))
+    assert all(a > b for a, b in zip(rates[10:100], rates[11:], strict=True))
+    assert rates[50] == pytest.approx(0.1)
+    assert rates[100] == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5, 0.999])
+def test_the_exported_weights_are_the_average(ema: float) -> None:
+    model, n_steps = Line(0.5), 6
+    learner, key = Gradient(0.1, n_steps, warmup=0, ema=ema), Key(6, "train")
+    average, last = model.W.detach().clone(), model.W
+    for done in fit(model, learner, Whole(points()), key, n_steps):
+        decay = min(ema, done.step / (9 + done.step)) if ema else 0.0
+        last = model.W.detach().clone()
+        average = decay * average + (1.0 - decay) * last
+    learner.export(model, done.state)
+    torch.testing.assert_close(model.W.detach(), average)
+    assert torch.equal(model.W, last) == (ema == 0.0)
+    assert not model.training
+
+
+def test_the_number_of_processes_is_checked() -> None:
+    with pytest.raises(InputError, match=r"processes: 2 asked for, 1 run; .*torchrun") as caught:
+        Gradient(0.1, 5, processes=2).init(Line())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_batch_that_cannot_be_shared_says_so() -> None:
+    learner, model = Gradient(0.1, 5), Line()
+    state = learner.init(model)._replace(accelerator=SimpleNamespace(process_index=0))
+    with pytest.raises(InputError, match="batch: 3 images cannot be shared by 2 processes"):
+        Gradient(0.1, 5, processes=2).step(model, state, points(3), Key(7, "train"))
+
+
+BF16 = """
+import sys
+sys.path.insert(0, "tests")
+from test_gradient import Gradient, Key, Line, Whole, fit, points
+for precision in sys.argv[1:]:
+    learner, model = Gradient(0.05, 20, warmup=0, precision=precision), Line()
+    losses = [done.metrics["loss"] for done in fit(model, learner, Whole(points()), Key(8, "train"), 20)]
+    print(losses[0], losses[-1], model.W.dtype)
+"""
+
+
+def test_bf16_stays_near_float32() -> None:
+    lines = {}
+    for precision in ("no", "bf16"):  # Accelerate keeps one precision a process
+        command = [sys.executable, "-c", BF16, precision]
+        answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        lines[precision] = answer.stdout.split()
+    assert lines["bf16"][2] == "torch.float32"
+    for ours, exact in zip(lines["bf16"][:2], lines["no"][:2], strict=True):
+        assert ours != exact
+        # bfloat16 keeps 8 bits: a square is right to about 1 %.
+        assert float(ours) == pytest.approx(float(exact), rel=0.02)
+
+
+TWO = """
+import sys
+import torch
+from genmodels.artifacts import save_tensors
+from genmodels.learners.fit import Shuffled, Whole, checkpoint, fit
+from genmodels.learners.gradient import Gradient
+from genmodels.streams import Key
+sys.path.insert(0, sys.argv[1])
+from test_gradient import Line, build, points
+torch.set_num_threads(1)
+out = sys.argv[2]
+learner = Gradient(1e-2, 6, warmup=2, processes=2)
+x = torch.bernoulli(torch.full((12, 12), 0.4), generator=Key(3, "x").torch())
+for kind, model, batches in (
+    ("vae", build("vae"), Shuffled(x, 4, Key(3, "order"))),
+    ("diffusion", build("diffusion"), Shuffled(x, 4, Key(3, "order"))),
+    ("line", Line(), Whole(points())),
+):
+    for done in fit(model, learner, batches, Key(9, "train"), 6):
+        pass
+    tensors = checkpoint(learner, done)
+    if done.state.accelerator.is_main_process:
+        save_tensors(f"{out}/{kind}.safetensors", tensors)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_bytes_twice(tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        arguments = [str(script), str(ROOT / "tests"), str(tmp_path / name)]
+        subprocess.run([*torchrun, *arguments], cwd=ROOT, check=True, capture_output=True, timeout=280)
+    for kind in ("vae", "diffusion", "line"):
+        one, other = (tmp_path / name / f"{kind}.safetensors" for name in ("one", "other"))
+        assert one.read_bytes() == other.read_bytes()
+    # Without noise in the loss, two processes that share a batch take the steps of one.
+    model, learner = Line(), Gradient(1e-2, 6, warmup=2)
+    list(fit(model, learner, Whole(points()), Key(9, "train"), 6))
+    shared = load_tensors(tmp_path / "one" / "line.safetensors")
+    torch.testing.assert_close(shared["weight/W"], model.W.detach(), rtol=1e-5, atol=1e-6)
+    halved = Line()
+    list(fit(halved, learner, Whole(points()[::2]), Key(9, "train"), 6))
+    assert not torch.allclose(shared["weight/W"], halved.W.detach(), rtol=1e-5, atol=1e-6)

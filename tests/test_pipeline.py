@@ -1,0 +1,180 @@
+"""The whole DAG, run as a user runs it: the same bytes twice, nothing twice, everything tracked."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import SMALL, Checkout, Listeners, ran
+
+Twins = tuple[Checkout, Checkout, Listeners]
+MODELS = ("independent", "gaussian", "gaussian_mixture", "bernoulli_mixture", "rbm", "vae", "diffusion")
+
+
+def table(checkout: Checkout) -> dict[tuple[str, str], dict]:
+    rows = json.loads((checkout.folder / "out/main/report/table.json").read_text())["rows"]
+    return {(row["model"], row["name"]): row for row in rows}
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Return the digest of every file but DVC's own scratch."""
+    left_out = (".dvc/tmp", ".git", "__pycache__")
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part in str(path.relative_to(folder)) for part in left_out)
+    }
+
+
+def test_two_checkouts_on_ray_and_in_process_agree_to_the_byte(twins: Twins) -> None:
+    first, second, _ = twins
+    locks = [(checkout.folder / "dvc.lock").read_bytes() for checkout in (first, second)]
+    assert locks[0] == locks[1]
+    assert locks[0].count(b"md5:") > 100
+
+
+def test_a_second_repro_runs_track_only_and_writes_nothing(twins: Twins) -> None:
+    first, _, _ = twins
+    before = snapshot(first.folder)
+    assert first.repro() == ["track"]
+    assert snapshot(first.folder) == before
+
+
+def test_every_model_has_a_number_with_an_error_on_the_same_images(twins: Twins) -> None:
+    rows = table(twins[0])
+    main = [rows[model, "log_likelihood"] for model in MODELS]
+    assert all(row["value"] is not None and row["stderr"] > 0 for row in main)
+    assert {row["n"] for row in main} == {SMALL["evaluate.images"]}
+    kinds = {model: rows[model, "log_likelihood"]["kind"] for model in MODELS}
+    assert {kinds[model] for model in MODELS[:5]} == {"exact"}
+    assert {kinds[model] for model in MODELS[5:]} == {"lower"}
+    assert rows["bernoulli_mixture", "log_likelihood"]["value"] > rows["independent", "log_likelihood"]["value"]
+
+
+def test_routes_to_log_z_agree_within_three_joint_errors(twins: Twins) -> None:
+    rows = table(twins[0])
+    exact, exchange, annealing = (
+        rows["rbm", f"log_z.{route}"] for route in ("enumeration", "replica_exchange", "population_annealing")
+    )
+    for one, other in ((exact, exchange), (exact, annealing), (exchange, annealing)):
+        joint = (one["stderr"] ** 2 + other["stderr"] ** 2) ** 0.5
+        assert 0 < joint < 0.5
+        assert abs(one["value"] - other["value"]) < 3 * joint
+
+
+def test_nothing_listens_where_the_work_is_in_process(twins: Twins) -> None:
+    assert twins[2].seen == set()
+
+
+def test_the_report_is_one_file_with_every_picture(twins: Twins) -> None:
+    page = (twins[0].folder / "out/main/report/report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == 5 + len(MODELS)
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "<script" not in page
+
+
+def test_outputs_hold_no_clock_no_host_and_no_pickle(twins: Twins) -> None:
+    out = twins[0].folder / "out" / "main"
+    suffixes = {path.suffix for path in out.rglob("*") if path.is_file() and path.name != ".gitignore"}
+    assert suffixes == {".json", ".npz", ".png", ".csv", ".html", ".safetensors"}
+
+
+def test_compare_prints_every_model_and_json(twins: Twins) -> None:
+    first = twins[0]
+    text = first.run("genmodels", "compare").stdout
+    assert all(model.replace("_", " ") in text for model in MODELS)
+    several = first.run("genmodels", "compare", "--json", "main", "out/main/report/table.json").stdout
+    assert set(json.loads(several)) == {"main", "out/main/report/table.json"}
+
+
+def test_evaluate_and_sample_from_the_command(twins: Twins) -> None:
+    first = twins[0]
+    done = first.run("genmodels", "evaluate", "out/main/fit_baselines/independent", "--data", "out/main/prepare/images", "--json")
+    estimate = json.loads(done.stdout)
+    assert estimate["kind"] == "exact"
+    assert estimate["value"] < 0 < estimate["stderr"]
+    for model in ("train/rbm", "train/vae"):
+        pictures = []
+        for name in ("a.png", "b.png"):
+            first.run("genmodels", "sample", f"out/main/{model}", "-n", "4", "--seed", "3", "--out", name)
+            pictures.append((first.folder / name).read_bytes())
+            (first.folder / name).unlink()
+        assert pictures[0] == pictures[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("evaluate", "nowhere", "--data", "digits"), ("nowhere", "config.json")),
+        (("evaluate", "out/main/train/vae", "--data", "nothing"), ("--data nothing", "digits")),
+        (("sample", "out/main/train/vae", "--out", "a.txt"), ("a.txt", ".png")),
+        (("sample", "out/main/train/vae", "-n", "0", "--out", "a.png"), ("-n", "0")),
+        (("compare", "no-such-run"), ("no-such-run",)),
+        (("evaluate", "out/main/train/vae", "--dat", "digits"), ("--dat",)),
+    ],
+)
+def test_the_command_refuses_in_one_line(twins: Twins, command: tuple[str, ...], words: tuple[str, ...]) -> None:
+    done = twins[1].run("genmodels", *command, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("genmodels: error: ")
+    assert all(word in done.stderr for word in words), done.stderr
+    assert not list(twins[1].folder.glob("a.*"))
+
+
+def test_one_parameter_reruns_one_model_and_its_dependents(twins: Twins) -> None:
+    second = twins[1]
+    second.change({"train.vae.latent": 5})
+    stages = second.repro(GENMODELS_WORKERS="0")
+    assert stages == ["train@vae", "evaluate@vae", "sample@vae", "report", "track"]
+
+
+def test_editing_one_model_reruns_what_uses_it_and_nothing_else(twins: Twins) -> None:
+    second = twins[1]
+    code = second.folder / "genmodels" / "models" / "vae.py"
+    code.write_text(code.read_text() + "\n# A remark.\n")
+    stages = second.repro(GENMODELS_WORKERS="0")
+    # The same bytes come out, so that nothing after them runs.
+    assert stages == ["train@vae", "evaluate@vae", "sample@vae", "track"]
+
+
+def test_it_runs_from_an_archive_without_git(checkout: Callable[..., Checkout]) -> None:
+    bare = checkout("archive", git=False)
+    bare.run("dvc", "config", "--local", "core.no_scm", "true")
+    assert bare.repro("prepare") == ["prepare"]
+    assert bare.repro("prepare") == []
+
+
+def test_a_killed_dvc_leaves_no_writer_and_the_next_run_resumes_to_the_same_bytes(
+    checkout: Callable[..., Checkout]
+) -> None:
+    one = checkout("killed", {"train.vae.steps": 1500})
+    # Checkpoints come every few seconds; here at every chance, so that the test need not last so long.
+    training = one.folder / "pipelines" / "training.py"
+    training.write_text(training.read_text().replace("_CHECKPOINT_EVERY = 15.0", "_CHECKPOINT_EVERY = 0.0"))
+    process = psutil.Popen(
+        ["dvc", "repro", "train@vae"], cwd=one.folder, env=one.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(one.folder.glob(".scratch/stages/*/fit/learner.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = process.children(recursive=True)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+    assert not (one.folder / "out/main/train/vae/config.json").exists()
+    (saved,) = one.folder.glob(".scratch/stages/*/fit/curve.json")
+    step = json.loads(saved.read_text())["rows"][-1]["step"]
+    assert 0 < step < 1500
+    assert ran(one.run("dvc", "repro", "train@vae").stdout) == ["train@vae"]
+    resumed = snapshot(one.folder / "out/main/train")
+    shutil.rmtree(one.folder / "out/main/train")
+    one.run("dvc", "repro", "--force", "--single-item", "train@vae")
+    assert snapshot(one.folder / "out/main/train") == resumed

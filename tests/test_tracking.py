@@ -1,0 +1,219 @@
+"""What MLflow holds after executions, read back through its client."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas
+import psutil
+import pytest
+from conftest import Checkout, Listeners
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from pipelines import execution, tracking
+from pipelines.execution import Execution
+
+Twins = tuple[Checkout, Checkout, Listeners]
+STAGES = 25  # but track, which is none of the children
+MODELS = {"independent", "gaussian", "gaussian_mixture", "bernoulli_mixture", "rbm", "vae", "diffusion"}
+
+
+def runs(folder: Path, query: str = "") -> list[Run]:
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    return client.search_runs([client.get_experiment_by_name("genmodels").experiment_id], query, max_results=1000)
+
+
+def parents(folder: Path) -> list[Run]:
+    return runs(folder, "tags.`genmodels.kind` = 'pipeline'")
+
+
+def children(folder: Path, parent: Run) -> dict[str, Run]:
+    found = runs(folder, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert len({run.info.run_name for run in found}) == len(found)
+    return {run.info.run_name: run for run in found}
+
+
+def pictures(folder: Path, run: Run) -> set[str]:
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    return {Path(entry.path).name for entry in client.list_artifacts(run.info.run_id, "pictures")}
+
+
+def test_one_parent_with_a_finished_child_for_every_stage(twins: Twins) -> None:
+    folder = twins[0].folder
+    (parent,) = parents(folder)
+    mine = children(folder, parent)
+    assert len(mine) == STAGES
+    assert "track" not in mine
+    assert {run.info.status for run in [parent, *mine.values()]} == {"FINISHED"}
+    assert {run.data.tags["dvc.cached"] for run in mine.values()} == {"false"}
+    assert len(runs(folder)) == STAGES + 1
+
+
+def test_the_parent_carries_parameters_numbers_pictures_and_the_commit(twins: Twins) -> None:
+    folder = twins[0].folder
+    (parent,) = parents(folder)
+    table = json.loads((folder / "out/main/report/table.json").read_text())["rows"]
+    for row in table:
+        if row["value"] is not None:
+            assert parent.data.metrics[f"{row['model']}.{row['name']}"] == pytest.approx(row["value"])
+    assert parent.data.params["train.vae.latent"]
+    assert parent.data.params["data.name"] == "digits"
+    commit = twins[0].run("git", "rev-parse", "HEAD").stdout.strip()
+    assert parent.data.tags["mlflow.source.git.commit"] == commit
+    assert pictures(folder, parent) == {"likelihood.png", "samples.png", "curves.png", "log_z.png"}
+
+
+def test_children_have_their_parameters_metrics_over_steps_and_pictures(twins: Twins) -> None:
+    folder = twins[0].folder
+    mine = children(folder, parents(folder)[0])
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    vae = mine["train@vae"]
+    assert {key for key in vae.data.params if key.startswith("train.")} == {
+        key for key in vae.data.params if key.startswith("train.vae.")
+    }
+    history = client.get_metric_history(vae.info.run_id, "fit/loss")
+    assert [metric.step for metric in history] == sorted({metric.step for metric in history})
+    assert len(history) > 100
+    assert history[-1].value < history[0].value
+    assert pictures(folder, mine["sample@vae"]) == {"vae.png"}
+    assert pictures(folder, mine["prepare"]) == {"preview.png"}
+
+
+def test_models_are_registered_and_load_and_draw_the_same_for_the_same_seed(twins: Twins) -> None:
+    folder = twins[0].folder
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    assert {model.name for model in client.search_registered_models()} == MODELS
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    for name in ("bernoulli_mixture", "rbm"):
+        model = mlflow.pyfunc.load_model(f"models:/{name}/1")
+        drawn = model.predict(pandas.DataFrame({"seed": [1, 2, 1]}))
+        assert drawn.shape == (3, 64)
+        assert set(drawn.ravel()) == {0.0, 1.0}
+        assert (drawn[0] == drawn[2]).all()
+        assert (drawn[0] != drawn[1]).any()
+
+
+def test_no_event_file_and_no_checkpoint_is_left(twins: Twins) -> None:
+    scratch = twins[0].folder / ".scratch"
+    assert [path for path in (scratch / "tracking").iterdir() if path.is_dir()] == []
+    assert [path for path in (scratch / "stages").iterdir() if path.is_dir()] == []
+
+
+def test_cached_stages_are_children_that_point_to_the_run_that_made_them(checkout: Callable[..., Checkout], twins: Twins) -> None:
+    folder = twins[0].folder.with_name("again")
+    shutil.copytree(twins[0].folder, folder, ignore=shutil.ignore_patterns("tmp"))
+    again = Checkout.__new__(Checkout)
+    again.folder, again.home = folder, twins[0].home
+    # The database names absolute paths; that of the copy holds what the first execution tracked.
+    again.change({"sample.n": 9})
+    stages = again.repro(GENMODELS_WORKERS="0")
+    assert len(stages) == 7 + 2
+    first, second = sorted(parents(folder), key=lambda run: run.info.start_time)
+    before, after = children(folder, first), children(folder, second)
+    assert set(after) == set(before)
+    cached = {name for name, run in after.items() if run.data.tags["dvc.cached"] == "true"}
+    assert cached == set(before) - set(stages)
+    for name in cached:
+        assert after[name].data.tags["dvc.source_run"] == before[name].info.run_id
+        assert after[name].data.metrics == before[name].data.metrics
+        assert after[name].data.params == before[name].data.params
+    assert second.info.status == "FINISHED"
+    assert second.data.params["sample.n"] == "9"
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def gone() -> Execution:
+    """Return the execution of a process that ended."""
+    process = psutil.Popen(["sleep", "30"])
+    owner = Execution(process.pid, process.create_time())
+    process.kill()
+    process.wait()
+    return owner
+
+
+def stage(owner: Execution, name: str, work: Callable[[Any], None]) -> None:
+    with tracking.Run(name, "0" * 64, {"a.b": 1}, owner) as run:
+        work(run)
+
+
+def test_a_server_that_is_down_costs_no_training_and_gets_it_all_later(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "_SHIP_EVERY", 0.05)
+    monkeypatch.setattr(tracking, "_PATIENCE", 5.0)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    owner = gone()
+
+    def work(run: tracking.Run) -> None:
+        for step in range(5):
+            run.metrics({"loss": 1.0 / (1 + step)}, step)
+        time.sleep(0.2)
+
+    stage(owner, "train@vae", work)
+    assert "trouble.txt" in {path.name for path in (tracking.spools() / owner.key).iterdir()}
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    tracking.replay(tracking.connect())
+    (parent,) = parents(store)
+    child = children(store, parent)["train@vae"]
+    client = MlflowClient(tracking.uri())
+    values = [metric.value for metric in client.get_metric_history(child.info.run_id, "loss")]
+    assert values == [1.0 / (1 + step) for step in range(5)]
+    assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
+    assert not (tracking.spools() / owner.key).exists()
+
+
+def test_an_error_is_told_and_fails_the_parent(store: Path) -> None:
+    def work(run: tracking.Run) -> None:
+        raise ValueError("the loss is not finite")
+
+    with pytest.raises(ValueError, match="not finite"):
+        stage(gone(), "train@vae", work)
+    (parent,) = parents(store)
+    child = children(store, parent)["train@vae"]
+    assert (parent.info.status, child.info.status) == ("FAILED", "FAILED")
+    assert "the loss is not finite" in child.data.tags["genmodels.error"]
+
+
+def test_only_executions_whose_process_is_gone_are_swept(store: Path) -> None:
+    client, experiment = tracking.connect()
+    here = execution.host()
+    me = psutil.Process()
+    cases = {"mine": (here, me.pid, me.create_time()), "elsewhere": ("another-host", 1, 1.0)}
+    dead = gone()
+    cases["dead"] = (here, dead.pid, dead.started)
+    for name, (host, pid, started) in cases.items():
+        tags = {"genmodels.kind": "pipeline", "genmodels.host": host}
+        tags |= {"genmodels.pid": str(pid), "genmodels.started": str(started)}
+        client.create_run(experiment, tags=tags, run_name=name)
+    tracking.sweep(client, experiment)
+    assert {run.info.run_name: run.info.status for run in parents(store)} == {
+        "mine": "RUNNING", "elsewhere": "RUNNING", "dead": "FAILED",
+    }  # fmt: skip
+
+
+def test_a_replaced_file_is_not_taken_for_the_recorded_one(store: Path) -> None:
+    picture = store / "a.png"
+    picture.write_bytes(b"one")
+    stage(gone(), "sample@vae", lambda run: run.picture(picture))
+    picture.write_bytes(b"two")
+    tracking.replay(tracking.connect())
+    (parent,) = parents(store)
+    assert pictures(store, children(store, parent)["sample@vae"]) == set()
+
+
+def test_the_execution_is_the_nearest_dvc_or_this_process() -> None:
+    mine = execution.current()
+    assert mine.alive
+    assert not gone().alive
+    assert not Execution(os.getpid(), mine.started - 100.0).alive
