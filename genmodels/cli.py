@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from click import ClickException
-from click.exceptions import Abort, Exit
 
 from genmodels.errors import InputError
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Train, sample and compare generative models of images.",
 )  # fmt: skip
 TABLE = Path("out/main/report/table.json")
@@ -171,13 +169,15 @@ def _tracked(name: str) -> Any:
 def main() -> None:
     """Run the command; what the user got wrong ends in one line and exit status 2."""
     try:
-        sys.exit(app(standalone_mode=False))
-    except Exit as stop:
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+    except typer.Exit as stop:
         sys.exit(stop.exit_code)
-    except Abort:
+    except typer.Abort:
         sys.exit(130)
-    except ClickException as error:
+    except typer.BadParameter as error:
         _fail(error.format_message().replace("\n", " "))
+    except typer.TyperException as error:
+        _fail(str(error).replace("\n", " "))
     except (InputError, OSError, FloatingPointError) as error:
         if os.environ.get("GENMODELS_DEBUG"):
             raise

@@ -115,6 +115,7 @@ class VAE(Block):
     processes: Count
     latent: Count
     hidden: list[Count] = Field(min_length=1)
+    dropout: Annotated[float, Field(ge=0, lt=1)]
     batch: Count
     learning_rate: Positive
     weight_decay: NonNegative

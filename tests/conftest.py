@@ -11,7 +11,11 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 import yaml
+
+# Threads that wait for each other on two busy cores take many times as long as one.
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

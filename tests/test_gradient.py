@@ -4,6 +4,7 @@ import contextlib
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,14 @@ from genmodels.models.vae import VAE
 from genmodels.streams import Key
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Line(nn.Module):
@@ -51,7 +60,7 @@ def build(kind: str) -> Any:
 
 
 def run(kind: str, folder: Path, stop_at: int | None = None, resume: bool = False) -> dict[str, Tensor]:
-    """Train 7 steps; leave at `stop_at` with a checkpoint in `folder`, or start from it; return the end's tensors."""
+    """Train 7 steps and return all tensors; or leave at `stop_at` with a checkpoint, or start from it."""
     model, n_steps = build(kind), 7
     x = torch.bernoulli(torch.full((11, 12), 0.4), generator=Key(3, "x").torch())
     learner = Gradient(1e-2, n_steps, warmup=2, weight_decay=0.1)

@@ -1,6 +1,7 @@
 """The variational autoencoder's bounds against the exact likelihood by quadrature over its latent space."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,6 +14,14 @@ from genmodels.learners.fit import Whole, fit
 from genmodels.learners.gradient import Gradient
 from genmodels.models.vae import VAE
 from genmodels.streams import Key
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def all_images(n_sites: int) -> Tensor:

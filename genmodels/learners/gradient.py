@@ -95,7 +95,8 @@ class Gradient:
         """
         from accelerate import Accelerator
 
-        accelerator = Accelerator(mixed_precision=self.precision)
+        # Without being told of the CPU, Accelerate runs torchrun's processes as so many single ones.
+        accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=self.precision)
         if accelerator.num_processes != self.processes:
             raise InputError(
                 f"processes: {self.processes} asked for, {accelerator.num_processes} run; "
