@@ -28,7 +28,9 @@ def _options(
 @app.command()
 def evaluate(
     model_dir: Annotated[Path, typer.Argument(help="A model's folder, such as out/main/train/vae.")],
-    data: Annotated[str, typer.Option(help="A data set's name, a folder of images, or out/main/prepare/images.")],
+    data: Annotated[
+        str, typer.Option(help="A data set's name, a folder of images, or out/main/prepare/images.")
+    ],
     seed: Annotated[int, typer.Option(help="Of the split, the binarisation and the estimator.")] = 2026,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
@@ -41,7 +43,9 @@ def evaluate(
 
     model, config = load_model(model_dir), read_config(model_dir)
     v = torch.from_numpy(_held_out(data, config["data"]["shape"], seed)).float()
-    routes = likelihood.routes(model, v, Key(seed, "evaluate"), likelihood.with_enumeration(model, _log_z(model_dir)))
+    routes = likelihood.routes(
+        model, v, Key(seed, "evaluate"), likelihood.with_enumeration(model, _log_z(model_dir))
+    )
     estimate = routes[0].mean()
     print(json.dumps(estimate.to_dict(), sort_keys=True) if as_json else estimate)
 
@@ -51,7 +55,11 @@ def _log_z(model_dir: Path) -> dict[str, Any]:
     from genmodels.artifacts import read_json
     from genmodels.estimate import Estimate
 
-    path = model_dir.parents[1] / "estimate_log_z" / f"{model_dir.name}.json" if len(model_dir.parts) > 2 else None
+    path = (
+        model_dir.parents[1] / "estimate_log_z" / f"{model_dir.name}.json"
+        if len(model_dir.parts) > 2
+        else None
+    )
     if path is None or not path.exists():
         return {}
     return {name: Estimate.from_dict(entries) for name, entries in read_json(path).items()}
@@ -76,7 +84,9 @@ def _held_out(data: str, shape: list[int], seed: int) -> Any:
         raise InputError(f"--data {data}: neither a data set ({', '.join(SOURCES)}) nor a folder of images")
     if list(prepared.shape) != shape:
         here, there = ("×".join(map(str, sides)) for sides in (prepared.shape, shape))
-        raise InputError(f"--data {data}: images of {here} where the model was trained on {there} pixels and channels")
+        raise InputError(
+            f"--data {data}: images of {here} where the model was trained on {there} pixels and channels"
+        )
     if name == "folder" and prepared.name == "folder" and not (Path(data) / "meta.json").exists():
         return np.concatenate([split.binary for split in prepared.splits.values()])
     return prepared.splits["test"].binary
@@ -88,7 +98,9 @@ def sample(
     out: Annotated[Path, typer.Option(help="The PNG to write.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many pictures.")] = 64,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    workers: Annotated[int | None, typer.Option(help="Ray workers for models that run chains; 0: this process.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Ray workers for models that run chains; 0: this process.")
+    ] = None,
 ) -> None:
     """Draw pictures from a model, the same ones for the same seed."""
     from genmodels.artifacts import load_model, new_file, read_config
@@ -110,7 +122,9 @@ def sample(
 
 @app.command()
 def compare(
-    runs: Annotated[list[str] | None, typer.Argument(help="table.json files, pipelines' folders, MLflow runs.")] = None,
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="table.json files, pipelines' folders, MLflow runs.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Print the table of all models, of one run or of several side by side."""
@@ -127,7 +141,12 @@ def _table(name: str) -> dict[str, Any]:
     from genmodels.artifacts import read_json
 
     path = Path(name)
-    candidates = (path, path / "table.json", path / "report" / "table.json", Path("out") / name / "report" / "table.json")
+    candidates = (
+        path,
+        path / "table.json",
+        path / "report" / "table.json",
+        Path("out") / name / "report" / "table.json",
+    )
     for candidate in candidates:
         if candidate.is_file():
             return _checked(read_json(candidate), str(candidate))
@@ -161,7 +180,9 @@ def _tracked(name: str) -> Any:
     )  # fmt: skip
     ids = [run.info.run_id for run in found if name in (run.info.run_id, run.info.run_name)]
     if not ids:
-        raise InputError(f"{name}: neither a table, a pipeline's folder, nor the id or name of a tracked pipeline run")
+        raise InputError(
+            f"{name}: neither a table, a pipeline's folder, nor the id or name of a tracked pipeline run"
+        )
     with tempfile.TemporaryDirectory() as folder:
         return read_json(Path(client.download_artifacts(ids[0], "report/table.json", folder)))
 

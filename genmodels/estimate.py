@@ -65,9 +65,7 @@ class Estimate:
         return f"{self.value:.4g}{error} {self.unit} ({self.kind}, {self.method})"
 
 
-def of_scalar(
-    value: float, *, stderr: float | None, kind: Kind, unit: str, n: int, method: str
-) -> Estimate:
+def of_scalar(value: float, *, stderr: float | None, kind: Kind, unit: str, n: int, method: str) -> Estimate:
     """Return the Estimate of one number whose error, if any, is the estimator's."""
     return Estimate(value, stderr, None, stderr, kind, "", unit, n, method)
 

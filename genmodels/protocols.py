@@ -27,7 +27,9 @@ class Model(Protocol):
         """Return the JSON-ready constructor arguments: `type(model)(**model.args())` has the same shape."""
         ...
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]: ...
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Return all tensors that make the model, by name."""
+        ...
 
 
 @runtime_checkable
@@ -139,6 +141,7 @@ class KernelState(Protocol):
 
     @property
     def energy(self) -> Tensor:  # (replica,), nats at β = 1
+        """Return E of every replica."""
         ...
 
 
@@ -185,9 +188,13 @@ class Progress(NamedTuple):
 class Learner(Protocol[State]):
     """A learning rule: pure but for the model's parameters, which `step` changes in place."""
 
-    def init(self, model: Any) -> State: ...
+    def init(self, model: Any) -> State:
+        """Return the state before the first step."""
+        ...
 
-    def step(self, model: Any, state: State, batch: Tensor, key: Key) -> tuple[State, dict[str, float]]: ...
+    def step(self, model: Any, state: State, batch: Tensor, key: Key) -> tuple[State, dict[str, float]]:
+        """Return the state after one step on `batch`, and its metrics; `key` is the step's own."""
+        ...
 
     def tensors(self, state: State) -> dict[str, Tensor]:
         """Return the state as named tensors for a checkpoint."""
@@ -219,4 +226,6 @@ class Placement(Protocol):
         """Return the value behind a handle."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give back what the workers hold."""
+        ...

@@ -1,4 +1,4 @@
-"""The comparison table in the terminal: a line a model, the number with its error and what kind of number it is."""
+"""The comparison table in the terminal: a line a model, its number, the error, and the kind."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -53,7 +53,9 @@ def _rest(table: Mapping[str, Any]) -> Table:
         if not row["name"].startswith("log_likelihood"):
             how = row["method"] if row["value"] is not None else row["reason"]
             words = row["name"].replace("_", " ").replace(".", ", ")
-            value = number(row) if row["unit"] != "probability" or row["value"] is None else f"{row['value']:.4f}"
+            value = (
+                number(row) if row["unit"] != "probability" or row["value"] is None else f"{row['value']:.4f}"
+            )
             shown.add_row(row["model"].replace("_", " "), words, value, row["kind"], how)
     return shown
 
@@ -62,11 +64,15 @@ def _side_by_side(tables: Mapping[str, Mapping[str, Any]]) -> Table:
     shown = Table(title="held-out log-likelihood, nats per image", title_justify="left", header_style="bold")
     shown.add_column("model")
     columns = [
-        {row["model"]: row for row in table["rows"] if row["name"] == "log_likelihood"} for table in tables.values()
+        {row["model"]: row for row in table["rows"] if row["name"] == "log_likelihood"}
+        for table in tables.values()
     ]
     for name, table in tables.items():
         shown.add_column(f"{name}\n{table['data']['name']}, {table['data']['binarisation']}", justify="right")
     for model in dict.fromkeys(model for column in columns for model in column):
-        cells = [f"{number(column[model])} {column[model]['kind']}" if model in column else "" for column in columns]
+        cells = [
+            f"{number(column[model])} {column[model]['kind']}" if model in column else ""
+            for column in columns
+        ]
         shown.add_row(model.replace("_", " "), *cells)
     return shown

@@ -46,6 +46,8 @@ class Block(BaseModel):
 
 
 class Data(Block):
+    """Which images, and how they are split."""
+
     name: str
     path: str | None
     limit: Count | None
@@ -67,16 +69,22 @@ class Data(Block):
 
 
 class Independent(Block):
+    """Independent Bernoulli pixels."""
+
     track: Literal["binary"]
     pseudo_count: Positive
 
 
 class Gaussian(Block):
+    """One Gaussian."""
+
     track: Literal["binary"]
     eigenvalue_floor: Positive
 
 
 class GaussianMixture(Block):
+    """A mixture of Gaussians, by EM."""
+
     track: Literal["binary"]
     components: Count
     iterations: Count
@@ -85,6 +93,8 @@ class GaussianMixture(Block):
 
 
 class BernoulliMixture(Block):
+    """A mixture of independent pixels, by EM."""
+
     track: Literal["binary"]
     components: Count
     iterations: Count
@@ -93,6 +103,8 @@ class BernoulliMixture(Block):
 
 
 class Baselines(Block):
+    """The models with a closed form or EM."""
+
     independent: Independent
     gaussian: Gaussian
     gaussian_mixture: GaussianMixture
@@ -100,6 +112,8 @@ class Baselines(Block):
 
 
 class RBM(Block):
+    """A restricted Boltzmann machine, by persistent contrastive divergence."""
+
     track: Literal["binary"]
     n_hidden: Count
     n_chains: Count
@@ -111,6 +125,8 @@ class RBM(Block):
 
 
 class VAE(Block):
+    """train.vae: the autoencoder's perceptrons and how they learn."""
+
     track: Literal["binary"]
     processes: Count
     latent: Count
@@ -124,6 +140,8 @@ class VAE(Block):
 
 
 class Diffusion(Block):
+    """train.diffusion: the U-Net, the noise levels and how it learns."""
+
     track: Literal["binary"]
     processes: Count
     channels: list[Count] = Field(min_length=1)
@@ -139,12 +157,16 @@ class Diffusion(Block):
 
 
 class Train(Block):
+    """The models that learn by gradients."""
+
     rbm: RBM
     vae: VAE
     diffusion: Diffusion
 
 
 class ReplicaExchange(Block):
+    """Sizes of replica exchange."""
+
     n_ladders: Count
     n_rungs: Count
     n_rounds: Count
@@ -153,6 +175,8 @@ class ReplicaExchange(Block):
 
 
 class PopulationAnnealing(Block):
+    """Sizes of population annealing."""
+
     n_populations: Count
     n_walkers: Count
     n_sweeps: Count
@@ -160,15 +184,21 @@ class PopulationAnnealing(Block):
 
 
 class LogZ(Block):
+    """Both methods, for one model."""
+
     replica_exchange: ReplicaExchange
     population_annealing: PopulationAnnealing
 
 
 class EstimateLogZ(Block):
+    """The energy models whose log Z is estimated."""
+
     rbm: LogZ
 
 
 class Evaluate(Block):
+    """Effort of the likelihood estimators."""
+
     images: Count | None
     importance_samples: Count
     noise_levels: Count
@@ -177,6 +207,8 @@ class Evaluate(Block):
 
 
 class Sample(Block):
+    """The pictures drawn."""
+
     n: Count
 
 

@@ -12,7 +12,9 @@ _LINE_EVERY = 15.0  # seconds
 class Report(Protocol):
     """Tell how far the work is, and a few figures of interest."""
 
-    def __call__(self, done: int, total: int, **figures: float) -> None: ...
+    def __call__(self, done: int, total: int, **figures: float) -> None:
+        """Show that `done` of `total` are done."""
+        ...
 
 
 @contextmanager
@@ -56,7 +58,11 @@ def _lines(title: str) -> Report:
             return
         last = now
         left = (now - start) * (total - done) / done
-        print(f"{title}: {done} of {total}, {left:.0f} s left{_text(figures, ', ')}", file=sys.stderr, flush=True)
+        print(
+            f"{title}: {done} of {total}, {left:.0f} s left{_text(figures, ', ')}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     return report
 

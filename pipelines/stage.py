@@ -87,7 +87,10 @@ def _run(name: str, model: str, path: Path, work: Callable[[Stage], None]) -> No
         folder = _scratch_folder(inputs)
         work(Stage(entry.name, model, values, out_folder(path), folder, tracking.Silent()))
         return
-    with _scratch(inputs) as scratch, tracking.Run(entry.name, inputs, params.flat(entry.params), owner) as run:
+    with (
+        _scratch(inputs) as scratch,
+        tracking.Run(entry.name, inputs, params.flat(entry.params), owner) as run,
+    ):
         start = time.monotonic()
         work(Stage(entry.name, model, values, out_folder(path), scratch, run))
         seconds = time.monotonic() - start

@@ -74,7 +74,9 @@ class Run:
         self.spool = Spool(self.folder / f"{stage}.jsonl")
         for old in (self.spool.path, self.spool.path.with_suffix(".shipped")):
             old.unlink(missing_ok=True)
-        self.spool.append("start", tags={"dvc.stage": stage, "genmodels.inputs": inputs, "dvc.cached": "false"})
+        self.spool.append(
+            "start", tags={"dvc.stage": stage, "genmodels.inputs": inputs, "dvc.cached": "false"}
+        )
         self.spool.append("params", values={key: str(value) for key, value in params.items()})
         self._stop = threading.Event()
         self._failed = False
@@ -88,7 +90,9 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         status: Status = "FINISHED" if kind is None else "KILLED" if kind is KeyboardInterrupt else "FAILED"
-        self.spool.append("end", status=status, error="" if error is None else f"{type(error).__name__}: {error}")
+        self.spool.append(
+            "end", status=status, error="" if error is None else f"{type(error).__name__}: {error}"
+        )
         self._failed = kind is not None
         self._stop.set()
         self._thread.join(_PATIENCE)
@@ -272,4 +276,3 @@ def replay(connection: Any) -> None:
         connection[0].set_terminated(parent, "FINISHED" if whole else "FAILED")
         sweep(*connection)
         shutil.rmtree(folder)
-

@@ -1,4 +1,4 @@
-"""A training as a stage runs it: resumed from its last checkpoint, with a bar, a curve and tracked metrics."""
+"""A training as a stage runs it: resumed from its checkpoint, with a bar, a curve and tracked metrics."""
 
 import time
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def train(
     n_steps: int,
     monitor: Callable[[Any], Row] | None = None,
 ) -> list[Row]:
-    """Train `model` in place, from the checkpoint `name` in the stage's scratch if there is one; return the curve.
+    """Train `model` in place, from the checkpoint `name` in the scratch if there is one; return the curve.
 
     It ends early where the learner's metric `converged` is 1. Of several processes the first writes.
 

@@ -33,7 +33,9 @@ def work(stage: Stage) -> None:
             answers[name] = estimate.to_dict() | {"curve": path, "diagnostics": result.summary()}
             save_tensors(folder / f"{name}.safetensors", result.tensors())
             if estimate.value is not None:
-                stage.run.metrics({f"log_z/{name}": estimate.value, f"log_z/{name}/stderr": estimate.stderr or 0.0})
+                stage.run.metrics(
+                    {f"log_z/{name}": estimate.value, f"log_z/{name}/stderr": estimate.stderr or 0.0}
+                )
     write_json(out / f"{stage.model}.json", answers)
     stage.run.file(out / f"{stage.model}.json")
 

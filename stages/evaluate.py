@@ -37,8 +37,16 @@ def work(stage: Stage) -> None:
     if target is not None:
         rows += _against_truth(model, target, key.child("target"), log_z, effort)
     with new_file(out / f"{stage.model}.npz") as path:
-        np.savez(path, **{route.name or "log_likelihood": route.values for route in routes if route.values is not None})
-    data = {"name": prepared.name, "binarisation": prepared.binarisation, "shape": prepared.shape, "split": "test"}
+        np.savez(
+            path,
+            **{route.name or "log_likelihood": route.values for route in routes if route.values is not None},
+        )
+    data = {
+        "name": prepared.name,
+        "binarisation": prepared.binarisation,
+        "shape": prepared.shape,
+        "split": "test",
+    }
     write_json(out / f"{stage.model}.json", {"model": stage.model, "data": data, "rows": rows})
     for row in rows:
         if row["value"] is not None:
@@ -69,7 +77,9 @@ def _against_truth(
     if first.values is not None:
         log_q = torch.from_numpy(first.values)
         if not target.full_support:
-            error = first.error(np.exp(first.values) / np.exp(first.values).sum()) * float(np.exp(first.values).sum())
+            error = first.error(np.exp(first.values) / np.exp(first.values).sum()) * float(
+                np.exp(first.values).sum()
+            )
             mass = enumeration.mass_on_support(log_q, kind=first.kind, stderr=error, method=first.method)
             rows.append(_row("mass_on_support", "", mass))
         elif first.kind == "exact":

@@ -22,7 +22,7 @@ LEARNER = {
 
 
 def work(stage: Stage) -> None:
-    """Write out/<pipeline>/fit_baselines: a model's folder and <model>.csv; of several starts the best is kept."""
+    """Write out/<pipeline>/fit_baselines: a model's folder, the best of its starts, and <model>.csv."""
     out = stage.out / "fit_baselines"
     settings = getattr(stage.params.fit_baselines, stage.model).model_dump()
     prepared = images.load(stage.out / "prepare" / "images")
@@ -40,7 +40,9 @@ def work(stage: Stage) -> None:
     stage.run.model(out / stage.model, stage.model)
 
 
-def _fit(stage: Stage, settings: dict[str, Any], prepared: images.Images, start: int) -> tuple[Any, list[Row]]:
+def _fit(
+    stage: Stage, settings: dict[str, Any], prepared: images.Images, start: int
+) -> tuple[Any, list[Row]]:
     learner = registry.build(LEARNERS, LEARNER[stage.model], settings)
     model = registry.build(MODELS, stage.model, settings | {"n_sites": prod(prepared.shape)})
     batch = images.batch(prepared.splits["train"], settings["track"], model.domain)

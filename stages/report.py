@@ -16,7 +16,7 @@ from stages.page import figures
 from stages.page.names import TITLES, title
 
 Row = dict[str, Any]
-QUANTITIES = {"kl": "D(P‖q)", "reverse_kl": "D(q‖P)", "mass_on_support": "q(supp P)", "log_z": ""}
+DIVERGENCES = {"kl": "D(P‖q)", "reverse_kl": "D(q‖P)", "mass_on_support": "q(supp P)"}
 _SHOWN = 14
 
 
@@ -26,12 +26,17 @@ def work(stage: Stage) -> None:
     results = [read_json(stage.out / "evaluate" / f"{model}.json") for model in TITLES]
     rows: list[Row] = [{"model": result["model"]} | row for result in results for row in result["rows"]]
     figures.likelihood(rows, out / "likelihood.png")
-    figures.samples(_pictures(stage), images.load(stage.out / "prepare" / "images").shape, out / "samples.png")
+    figures.samples(
+        _pictures(stage), images.load(stage.out / "prepare" / "images").shape, out / "samples.png"
+    )
     figures.curves(_curves(stage), out / "curves.png")
     chains = {path.stem: read_json(path) for path in sorted((stage.out / "estimate_log_z").glob("*.json"))}
     for model, methods in chains.items():
         mine = [row for row in rows if row["model"] == model and row["name"].startswith("log_z")]
-        curve = {name: [point for point in method["curve"] if point["value"] is not None] for name, method in methods.items()}
+        curve = {
+            name: [point for point in method["curve"] if point["value"] is not None]
+            for name, method in methods.items()
+        }
         figures.log_z(model, mine, curve, out / "log_z.png")
     write_json(out / "table.json", {"data": results[0]["data"], "rows": rows})
     with new_file(out / "report.html") as path:
@@ -53,7 +58,13 @@ def _pictures(stage: Stage) -> list[tuple[str, np.ndarray]]:
 
 
 def _curves(stage: Stage) -> dict[str, Path]:
-    made = ("fit_baselines/gaussian_mixture", "fit_baselines/bernoulli_mixture", "train/rbm", "train/vae", "train/diffusion")
+    made = (
+        "fit_baselines/gaussian_mixture",
+        "fit_baselines/bernoulli_mixture",
+        "train/rbm",
+        "train/vae",
+        "train/diffusion",
+    )
     return {name.split("/")[1]: stage.out / f"{name}.csv" for name in made}
 
 
@@ -63,7 +74,9 @@ def _page(stage: Stage, data: Mapping[str, Any], rows: Sequence[Row]) -> str:
     shown = {name: report / f"{name}.png" for name in ("likelihood", "samples", "curves", "log_z")}
     shown["preview"] = stage.out / "prepare" / "preview.png"
     template = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "page"), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "page"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
     ).get_template("page.html")
     return template.render(
         data={
@@ -72,13 +85,11 @@ def _page(stage: Stage, data: Mapping[str, Any], rows: Sequence[Row]) -> str:
             **{f"n_{name}": count for name, count in statistics["n"].items()},
         },
         likelihoods=[_cells(row) for row in rows if row["name"].startswith("log_likelihood")],
-        divergences=[_cells(row) for row in rows if row["name"].split(".")[0] in ("kl", "reverse_kl", "mass_on_support")],
+        divergences=[_cells(row) for row in rows if row["name"].split(".")[0] in DIVERGENCES],
         log_z=[_cells(row) for row in rows if row["name"].startswith("log_z")],
         agreement=_agreement([row for row in rows if row["name"].startswith("log_z")]),
         pictures={name: _embedded(path) for name, path in shown.items() if path.exists()},
-        grids=[
-            {"title": title(model), "picture": _embedded(stage.out / "sample" / f"{model}.png")} for model in TITLES
-        ],
+        grids=[(title(model), _embedded(stage.out / "sample" / f"{model}.png")) for model in TITLES],
     )  # fmt: skip
 
 
@@ -87,7 +98,7 @@ def _cells(row: Row) -> dict[str, Any]:
     words = route.replace("_", " ")
     return {
         "title": title(row["model"]) + (f", {words}" if words and quantity == "log_likelihood" else ""),
-        "quantity": f"{QUANTITIES.get(quantity, '')} {words}".strip(),
+        "quantity": f"{DIVERGENCES.get(quantity, '')} {words}".strip(),
         "further": bool(route),
         "value": "not determined" if row["value"] is None else f"{row['value']:.3f}",
         "stderr_images": _error(row["stderr_images"]),
@@ -110,7 +121,11 @@ def _agreement(rows: Sequence[Row]) -> str:
         for index, (one, a) in enumerate(known)
         for other, b in known[index + 1 :]
     ]
-    return "Distance in joint standard errors, of which 3 would be too many. " + "; ".join(pairs) + "." if pairs else ""
+    return (
+        "Distance in joint standard errors, of which 3 would be too many. " + "; ".join(pairs) + "."
+        if pairs
+        else ""
+    )
 
 
 def _embedded(path: Path) -> str:

@@ -11,11 +11,13 @@ from pipelines.stage import Stage, main
 
 
 def work(stage: Stage) -> None:
-    """Write out/<pipeline>/sample: <model>.npz and <model>.png, pixels above their probabilities if there are any."""
+    """Write out/<pipeline>/sample: <model>.npz and <model>.png, pixels above their probabilities."""
     out, folder = stage.out / "sample", stage.model_folder()
     model = load_model(folder)
     with placement(0) as workers:
-        drawn = generate(model, stage.params.sample.n, Key(stage.params.seed, f"sample/{stage.model}"), workers)
+        drawn = generate(
+            model, stage.params.sample.n, Key(stage.params.seed, f"sample/{stage.model}"), workers
+        )
     arrays = {"pixels": drawn.pixels.numpy().astype(np.uint8)}
     if drawn.means is not None:
         arrays["means"] = drawn.means.float().numpy()

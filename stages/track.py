@@ -1,4 +1,4 @@
-"""The last stage: one MLflow parent run that shows the whole execution, also the stages DVC did not repeat."""
+"""The last stage: one MLflow parent run shows the whole execution, also the stages DVC did not repeat."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from pipelines.stage import arguments, one_line_errors, out_folder
 
 
 def finish(path: Path) -> None:
-    """Back-fill the cached stages, put the summary on the parent run and close it; nothing if no stage ran."""
+    """Back-fill the cached stages, put the summary on the parent run, close it; nothing if no stage ran."""
     owner = execution.current()
     folder = tracking.spools() / owner.key
     if not (folder / "owner.json").exists():

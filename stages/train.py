@@ -1,4 +1,4 @@
-"""Models that learn by gradients: RBM by persistent contrastive divergence, VAE and diffusion with Accelerate."""
+"""Models that learn by gradients: RBM by PCD, VAE and diffusion with Accelerate."""
 
 from collections.abc import Callable
 from math import prod
@@ -18,7 +18,7 @@ from genmodels.streams import Key
 from pipelines.stage import Stage, main, rank
 from pipelines.training import Row, train, write_curve
 
-LEARNER = {"rbm": "persistent_contrastive_divergence", "vae": "gradient", "diffusion": "gradient"}
+LEARNER = {"rbm": "pcd", "vae": "gradient", "diffusion": "gradient"}
 _MONITORED = 1000  # images of a split, at most
 
 

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv", ".scratch", "out", "mlflow.db*", "mlartifacts", "__pycache__", "*.egg-info", ".*_cache", "dvc.lock",
-    "cache", "tmp", "config.local",
+    ".git", ".venv", ".scratch", "out", "mlflow.db*", "mlartifacts", "__pycache__", "*.egg-info", ".*_cache",
+    "dvc.lock", "cache", "tmp", "config.local",
 )  # fmt: skip
 SMALL: dict[str, Any] = {
     "threads": 1,
@@ -36,15 +36,16 @@ SMALL: dict[str, Any] = {
     "train.vae.hidden": [64],
     "train.vae.steps": 300,
     "train.diffusion.channels": [8, 16],
-    "train.diffusion.T": 100,
-    "train.diffusion.steps": 60,
+    "train.diffusion.T": 50,
+    "train.diffusion.steps": 30,
     "estimate_log_z.rbm.replica_exchange.n_rounds": 200,
     "estimate_log_z.rbm.replica_exchange.burn_in": 64,
     "estimate_log_z.rbm.population_annealing.n_walkers": 200,
     "evaluate.images": 40,
     "evaluate.importance_samples": 50,
+    "evaluate.noise_levels": 8,
     "evaluate.noise_repeats": 2,
-    "sample.n": 16,
+    "sample.n": 14,
 }
 
 
@@ -67,7 +68,8 @@ import os, sys
 words = sys.orig_argv
 if "-m" in words and words[words.index("-m") + 1].startswith("stages."):
     stage = words[words.index("-m") + 1].removeprefix("stages.")
-    os.environ["SPIED_STAGE"] = stage + ("@" + words[words.index("--model") + 1] if "--model" in words else "")
+    model = words[words.index("--model") + 1] if "--model" in words else ""
+    os.environ["SPIED_STAGE"] = stage + "@" * bool(model) + model
 if "SPIED_STAGE" in os.environ:
     def note(event, arguments):
         if event == "import" and arguments[0].split(".")[0] in ("genmodels", "stages"):
@@ -90,13 +92,24 @@ class Checkout:
             for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "Start"]):
                 self.run("git", *command)
 
+    def copy(self, name: str) -> "Checkout":
+        """Return another checkout with all that this one has; its database names this one's artefacts."""
+        twin = Checkout.__new__(Checkout)
+        twin.folder, twin.home = self.folder.with_name(name), self.home
+        shutil.copytree(self.folder, twin.folder, ignore=shutil.ignore_patterns("tmp"))
+        return twin
+
     def change(self, changes: dict[str, Any]) -> None:
         path = self.folder / "params.yaml"
         path.write_text(changed(path.read_text(), changes))
 
     def environment(self, **more: str) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("LANG", "TMPDIR", "GENMODELS_DATA") if name in os.environ}
-        person = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        person = {
+            f"GIT_{who}_{what}": "test@example.org"
+            for who in ("AUTHOR", "COMMITTER")
+            for what in ("NAME", "EMAIL")
+        }
         quiet = {"DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_WAIT_POLICY": "PASSIVE"}
         path = f"{BIN}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
         # The installed package is this checkout's; a copy has to be found before it.
@@ -104,9 +117,8 @@ class Checkout:
         return kept | person | quiet | own | more
 
     def run(self, *command: str, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment(**more), capture_output=True, text=True, check=False
-        )  # fmt: skip
+        where: dict[str, Any] = {"cwd": self.folder, "env": self.environment(**more)}
+        done = subprocess.run(command, **where, capture_output=True, text=True, check=False)
         assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -122,9 +134,11 @@ def ran(output: str) -> list[str]:
 
 
 def may_unshare() -> bool:
-    """Return whether this machine lets a test have a network of its own."""
+    """Return whether a test may have a network of its own here."""
     command = ["unshare", "-rn", "sh", "-c", "ip link set lo up || true"]
-    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
+    return (
+        shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
+    )
 
 
 @pytest.fixture(scope="session")
@@ -155,8 +169,8 @@ class Listeners:
 
 
 @pytest.fixture(scope="session")
-def twins(checkout: Callable[..., Checkout]) -> Iterator[tuple[Checkout, Checkout, Listeners]]:
-    """Two checkouts after `dvc repro`: one on Ray without a network, one in process; and who listened in that.
+def twins(checkout: Callable[..., Checkout]) -> tuple[Checkout, Checkout, Listeners]:
+    """Two checkouts after `dvc repro`: one on Ray, offline, one in process; and who listened in that.
 
     The modules that each stage of the first imported are in the folder "spy" beside it.
     """
@@ -176,7 +190,9 @@ def twins(checkout: Callable[..., Checkout]) -> Iterator[tuple[Checkout, Checkou
     def watched() -> None:
         log = second.folder.with_name("second.log").open("w")
         environment = second.environment(GENMODELS_WORKERS="0")
-        with psutil.Popen(["dvc", "repro"], cwd=second.folder, env=environment, stdout=log, stderr=log) as process:
+        with psutil.Popen(
+            ["dvc", "repro"], cwd=second.folder, env=environment, stdout=log, stderr=log
+        ) as process:
             while process.poll() is None:
                 listeners.look(process)
                 try:
@@ -188,4 +204,4 @@ def twins(checkout: Callable[..., Checkout]) -> Iterator[tuple[Checkout, Checkou
     with ThreadPoolExecutor(2) as pool:
         for job in [pool.submit(isolated), pool.submit(watched)]:
             job.result()
-    yield first, second, listeners
+    return first, second, listeners

@@ -311,6 +311,7 @@ def test_a_file_in_the_way_of_a_folder_stays(tmp_path: Path) -> None:
 
 def test_a_new_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "x.json"
+
     def write(text: str, error: type[BaseException] | None = None) -> None:
         with new_file(target) as temporary:
             assert temporary.suffix == ".json"

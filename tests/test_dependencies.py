@@ -59,7 +59,9 @@ def test_deps_cover_what_a_stage_imported_when_it_ran(
 
 
 def test_deps_cover_what_a_stage_could_import(entries: dict[str, dag.Entry]) -> None:
-    graph = grimp.build_graph("genmodels", "stages", "pipelines", exclude_type_checking_imports=True, cache_dir=None)
+    graph = grimp.build_graph(
+        "genmodels", "stages", "pipelines", exclude_type_checking_imports=True, cache_dir=None
+    )
     for name, entry in entries.items():
         seen, todo = set(), [f"stages.{name.split('@')[0]}"]
         while todo:

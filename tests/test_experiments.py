@@ -7,26 +7,27 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import BIN, Checkout
+from conftest import BIN, Checkout, Listeners
 from test_tracking import STAGES, children, parents
 
 LATENTS = (3, 5, 7)
 
 
 @pytest.fixture(scope="module")
-def experiments(checkout: Callable[..., Checkout]) -> Checkout:
-    """Return a checkout after an execution, an experiment in place, and three queued ones run at the same time."""
-    one = checkout("experiments")
-    one.repro(GENMODELS_WORKERS="0")
+def experiments(twins: tuple[Checkout, Checkout, Listeners]) -> Checkout:
+    """Return a checkout after an execution, an experiment in place, and three queued ones run together."""
+    one = twins[0].copy("experiments")
     one.run("git", "add", "-A")
     one.run("git", "commit", "-q", "-m", "Results")
     one.run("dvc", "exp", "run", "--name", "in-place", "-S", "train.vae.latent=8", GENMODELS_WORKERS="0")
     for latent in LATENTS:
-        one.run("dvc", "exp", "run", "--queue", "--name", f"latent-{latent}", "-S", f"train.vae.latent={latent}")
+        one.run(
+            "dvc", "exp", "run", "--queue", "--name", f"latent-{latent}", "-S", f"train.vae.latent={latent}"
+        )
     one.run("dvc", "queue", "start", "-j", "3", GENMODELS_WORKERS="0")
     deadline = time.monotonic() + 280
     while time.monotonic() < deadline:
@@ -39,7 +40,9 @@ def experiments(checkout: Callable[..., Checkout]) -> Checkout:
 
 
 def logs(one: Checkout) -> str:
-    return "\n".join(one.run("dvc", "queue", "logs", f"latent-{latent}", check=False).stdout[-2000:] for latent in LATENTS)
+    return "\n".join(
+        one.run("dvc", "queue", "logs", f"latent-{latent}", check=False).stdout[-2000:] for latent in LATENTS
+    )
 
 
 def test_every_experiment_has_a_parent_of_its_own_that_none_disturbed(experiments: Checkout) -> None:
@@ -73,7 +76,10 @@ def test_genmodels_compare_puts_experiments_side_by_side(experiments: Checkout) 
     tables = json.loads(experiments.run("genmodels", "compare", "--json", *names).stdout)
     assert list(tables) == sorted(names)
     values = {
-        row["value"] for table in tables.values() for row in table["rows"] if (row["model"], row["name"]) == ("vae", "log_likelihood")
+        row["value"]
+        for table in tables.values()
+        for row in table["rows"]
+        if (row["model"], row["name"]) == ("vae", "log_likelihood")
     }
     assert len(values) == len(names)
 
@@ -83,9 +89,19 @@ def server(experiments: Checkout) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [BIN / "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", "sqlite:///mlflow.db"]
+    command = [
+        BIN / "mlflow",
+        "ui",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--backend-store-uri",
+        "sqlite:///mlflow.db",
+    ]
     process = subprocess.Popen(
-        command, cwd=experiments.folder, env=experiments.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        command, cwd=experiments.folder, env=experiments.environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
     address = f"http://127.0.0.1:{port}"
@@ -107,7 +123,9 @@ def server(experiments: Checkout) -> Iterator[str]:
 @pytest.mark.browser
 def test_three_runs_compare_in_a_real_browser(experiments: Checkout, server: str, tmp_path: Path) -> None:
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        message = "no chromium and chromedriver on this machine: Debian's packages chromium and chromium-driver"
+        message = (
+            "no chromium and chromedriver on this machine: Debian's packages chromium and chromium-driver"
+        )
         (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
@@ -116,8 +134,20 @@ def test_three_runs_compare_in_a_real_browser(experiments: Checkout, server: str
     named = {run.data.tags.get("DVC_EXP_NAME"): run for run in parents(experiments.folder)}
     chosen = [named[f"latent-{latent}"] for latent in LATENTS]
     options = webdriver.ChromeOptions()
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    for flag in [*flags, "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path}", "--window-size=1500,4000"]:
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+    ]
+    for flag in [
+        *flags,
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path}",
+        "--window-size=1500,4000",
+    ]:
         options.add_argument(flag)
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
@@ -126,7 +156,11 @@ def test_three_runs_compare_in_a_real_browser(experiments: Checkout, server: str
 
         def shown(_: object) -> str | bool:
             text = driver.execute_script("return document.body.innerText")
-            return text if all(f"latent-{latent}" in text for latent in LATENTS) and "vae.log_likelihood" in text else False
+            return (
+                text
+                if all(f"latent-{latent}" in text for latent in LATENTS) and "vae.log_likelihood" in text
+                else False
+            )
 
         text = WebDriverWait(driver, 60).until(shown)
         driver.save_screenshot(str(tmp_path / "compare.png"))

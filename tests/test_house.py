@@ -119,7 +119,9 @@ def test_a_registry_that_does_more_is_seen(source: str) -> None:
 
 
 def test_the_licence_is_the_unmodified_apache_2() -> None:
-    published = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"  # LICENSE-2.0.txt of apache.org
+    published = (
+        "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"  # LICENSE-2.0.txt of apache.org
+    )
     assert sha256((ROOT / "LICENSE").read_bytes()).hexdigest() == published
 
 

@@ -68,7 +68,9 @@ def test_the_shipped_file_is_right() -> None:
         ("sample.n", None, ("sample.n = None", "integer")),
     ],
 )
-def test_a_wrong_value_is_named_with_its_key(tmp_path: Path, key: str, value: Any, words: tuple[str, ...]) -> None:
+def test_a_wrong_value_is_named_with_its_key(
+    tmp_path: Path, key: str, value: Any, words: tuple[str, ...]
+) -> None:
     message = refusal(tmp_path, changed(GOOD, {key: value}))
     assert all(word in message for word in words), message
 

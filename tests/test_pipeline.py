@@ -53,7 +53,9 @@ def test_every_model_has_a_number_with_an_error_on_the_same_images(twins: Twins)
     kinds = {model: rows[model, "log_likelihood"]["kind"] for model in MODELS}
     assert {kinds[model] for model in MODELS[:5]} == {"exact"}
     assert {kinds[model] for model in MODELS[5:]} == {"lower"}
-    assert rows["bernoulli_mixture", "log_likelihood"]["value"] > rows["independent", "log_likelihood"]["value"]
+    assert (
+        rows["bernoulli_mixture", "log_likelihood"]["value"] > rows["independent", "log_likelihood"]["value"]
+    )
 
 
 def test_routes_to_log_z_agree_within_three_joint_errors(twins: Twins) -> None:
@@ -95,7 +97,14 @@ def test_compare_prints_every_model_and_json(twins: Twins) -> None:
 
 def test_evaluate_and_sample_from_the_command(twins: Twins) -> None:
     first = twins[0]
-    done = first.run("genmodels", "evaluate", "out/main/fit_baselines/independent", "--data", "out/main/prepare/images", "--json")
+    done = first.run(
+        "genmodels",
+        "evaluate",
+        "out/main/fit_baselines/independent",
+        "--data",
+        "out/main/prepare/images",
+        "--json",
+    )
     estimate = json.loads(done.stdout)
     assert estimate["kind"] == "exact"
     assert estimate["value"] < 0 < estimate["stderr"]
@@ -119,7 +128,9 @@ def test_evaluate_and_sample_from_the_command(twins: Twins) -> None:
         (("evaluate", "out/main/train/vae", "--dat", "digits"), ("--dat",)),
     ],
 )
-def test_the_command_refuses_in_one_line(twins: Twins, command: tuple[str, ...], words: tuple[str, ...]) -> None:
+def test_the_command_refuses_in_one_line(
+    twins: Twins, command: tuple[str, ...], words: tuple[str, ...]
+) -> None:
     done = twins[1].run("genmodels", *command, check=False)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
@@ -152,17 +163,20 @@ def test_it_runs_from_an_archive_without_git(checkout: Callable[..., Checkout]) 
 
 
 def test_a_killed_dvc_leaves_no_writer_and_the_next_run_resumes_to_the_same_bytes(
-    checkout: Callable[..., Checkout]
+    checkout: Callable[..., Checkout],
 ) -> None:
     one = checkout("killed", {"train.vae.steps": 1500})
     # Checkpoints come every few seconds; here at every chance, so that the test need not last so long.
     training = one.folder / "pipelines" / "training.py"
     training.write_text(training.read_text().replace("_CHECKPOINT_EVERY = 15.0", "_CHECKPOINT_EVERY = 0.0"))
     process = psutil.Popen(
-        ["dvc", "repro", "train@vae"], cwd=one.folder, env=one.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        ["dvc", "repro", "train@vae"], cwd=one.folder, env=one.environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT,
     )  # fmt: skip
     deadline = time.monotonic() + 120
-    while not list(one.folder.glob(".scratch/stages/*/fit/learner.safetensors")) and time.monotonic() < deadline:
+    while (
+        not list(one.folder.glob(".scratch/stages/*/fit/learner.safetensors")) and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     children = process.children(recursive=True)
     process.kill()

@@ -259,9 +259,10 @@ class Backwards(PersistentContrastiveDivergence):
 
 
 def test_steps_the_wrong_way_lead_away() -> None:
-    assert divergence_of(trained(Backwards(n_chains=100, learning_rate=0.05), 60)) > divergence_of(
-        trained(PersistentContrastiveDivergence(n_chains=100, learning_rate=0.0), 1)
-    ) + 0.1
+    assert (
+        divergence_of(trained(Backwards(n_chains=100, learning_rate=0.05), 60))
+        > divergence_of(trained(PersistentContrastiveDivergence(n_chains=100, learning_rate=0.0), 1)) + 0.1
+    )
 
 
 def test_a_step_is_the_ascent_from_the_chains_that_went_on() -> None:

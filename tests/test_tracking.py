@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +25,9 @@ MODELS = {"independent", "gaussian", "gaussian_mixture", "bernoulli_mixture", "r
 
 def runs(folder: Path, query: str = "") -> list[Run]:
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    return client.search_runs([client.get_experiment_by_name("genmodels").experiment_id], query, max_results=1000)
+    return client.search_runs(
+        [client.get_experiment_by_name("genmodels").experiment_id], query, max_results=1000
+    )
 
 
 def parents(folder: Path) -> list[Run]:
@@ -105,12 +106,9 @@ def test_no_event_file_and_no_checkpoint_is_left(twins: Twins) -> None:
     assert [path for path in (scratch / "stages").iterdir() if path.is_dir()] == []
 
 
-def test_cached_stages_are_children_that_point_to_the_run_that_made_them(checkout: Callable[..., Checkout], twins: Twins) -> None:
-    folder = twins[0].folder.with_name("again")
-    shutil.copytree(twins[0].folder, folder, ignore=shutil.ignore_patterns("tmp"))
-    again = Checkout.__new__(Checkout)
-    again.folder, again.home = folder, twins[0].home
-    # The database names absolute paths; that of the copy holds what the first execution tracked.
+def test_cached_stages_are_children_that_point_to_the_run_that_made_them(twins: Twins) -> None:
+    again = twins[0].copy("again")
+    folder = again.folder
     again.change({"sample.n": 9})
     stages = again.repro(GENMODELS_WORKERS="0")
     assert len(stages) == 7 + 2
@@ -149,7 +147,9 @@ def stage(owner: Execution, name: str, work: Callable[[Any], None]) -> None:
         work(run)
 
 
-def test_a_server_that_is_down_costs_no_training_and_gets_it_all_later(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_down_costs_no_training_and_gets_it_all_later(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tracking, "_SHIP_EVERY", 0.05)
     monkeypatch.setattr(tracking, "_PATIENCE", 5.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")

@@ -66,9 +66,7 @@ def _evaluate(result: Exchanged | Annealed) -> tuple[list[Estimate], dict[str, A
     return estimates, figures
 
 
-def _exchanged(
-    result: Exchanged, log_z_0: float
-) -> tuple[np.ndarray, np.ndarray, list[str], dict[str, Any]]:
+def _exchanged(result: Exchanged, log_z_0: float) -> tuple[np.ndarray, np.ndarray, list[str], dict[str, Any]]:
     """Return log Z of all ladders and with one left out, what is wrong with it at each β, and figures."""
     betas, energies = result.betas.numpy(), result.energies.numpy()
     values, left_out = stepping_stones.bennett(betas, energies)

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from genmodels.estimate import Estimate, Kind, over_images, undetermined
-from genmodels.estimators import dequantised, enumeration, free_energy, importance_weighted, sequential, variational
+from genmodels.estimators import (
+    dequantised,
+    enumeration,
+    free_energy,
+    importance_weighted,
+    sequential,
+    variational,
+)
 from genmodels.protocols import (
     HasBoundTerms,
     HasComponents,
@@ -78,10 +85,10 @@ def routes(
 ) -> list[Route]:
     """Return log q(v) by every route, the one that stands for the model first.
 
-    Gaussians: conditionals renormalised on {0, 1}, exact; and the bound by uniform dequantisation. Models with a
-    tractable likelihood: exact. Energy models: with the exact log Z where the smaller layer can be summed,
-    and with each estimated one. VAE: the importance-weighted bound, and the plain one. Diffusion: the
-    discretised variational bound.
+    Gaussians: conditionals renormalised on {0, 1}, exact; and the bound by uniform dequantisation. Models
+    with a tractable likelihood: exact. Energy models: with the exact log Z where the smaller layer can be
+    summed, and with each estimated one. VAE: the importance-weighted bound, and the plain one. Diffusion:
+    the discretised variational bound.
 
     Args:
         model: A Model.

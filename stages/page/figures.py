@@ -50,7 +50,9 @@ def likelihood(rows: Sequence[Row], path: Path) -> None:
     save(figure, path)
 
 
-def samples(rows: Sequence[tuple[str, np.ndarray]], shape: Sequence[int], path: Path, columns: int = 14) -> None:
+def samples(
+    rows: Sequence[tuple[str, np.ndarray]], shape: Sequence[int], path: Path, columns: int = 14
+) -> None:
     """Draw one row of pictures a model, the data first  # arrays (picture, site) in [0, 1]."""
     height, width = shape[0], shape[1]
     figure, axes = plt.subplots(len(rows), columns, figsize=(columns * 0.62, len(rows) * 0.66), squeeze=False)
@@ -84,7 +86,11 @@ def curves(files: Mapping[str, Path], path: Path) -> None:
 
 
 def _shown(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    for wanted in (["elbo_train", "elbo_validation"], ["log_likelihood"], ["moment_mismatch", "reconstruction_error"]):
+    for wanted in (
+        ["elbo_train", "elbo_validation"],
+        ["log_likelihood"],
+        ["moment_mismatch", "reconstruction_error"],
+    ):
         if wanted[0] in rows[0]:
             return wanted
     return [name for name in rows[0] if name not in ("step", "start")][:2]
@@ -94,7 +100,9 @@ def log_z(model: str, rows: Sequence[Row], curve: Mapping[str, Sequence[Row]], p
     """Draw log Z by every route with its error, and log Z(β) of those that give the whole path."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     for name, points in curve.items():
-        beta, value, stderr = (np.array([point[key] for point in points]) for key in ("beta", "value", "stderr"))
+        beta, value, stderr = (
+            np.array([point[key] for point in points]) for key in ("beta", "value", "stderr")
+        )
         left.errorbar(beta, value, yerr=stderr, label=name.replace("_", " "), linewidth=1.2, capsize=1)
     left.set_xlabel("β")
     left.set_ylabel("log Z(β), nats")
@@ -102,10 +110,19 @@ def log_z(model: str, rows: Sequence[Row], curve: Mapping[str, Sequence[Row]], p
     left.legend(fontsize=8)
     known = [row for row in rows if row["value"] is not None]
     for index, row in enumerate(known):
-        right.errorbar(row["value"], index, xerr=row["stderr"], fmt=MARKERS[row["kind"]], color=COLOURS[row["kind"]], capsize=3)
+        right.errorbar(
+            row["value"],
+            index,
+            xerr=row["stderr"],
+            fmt=MARKERS[row["kind"]],
+            color=COLOURS[row["kind"]],
+            capsize=3,
+        )
         if row["kind"] == "exact":
             right.axvline(row["value"], color=COLOURS["exact"], linewidth=0.8, alpha=0.6)
-    right.set_yticks(range(len(known)), [row["name"].removeprefix("log_z.").replace("_", " ") for row in known])
+    right.set_yticks(
+        range(len(known)), [row["name"].removeprefix("log_z.").replace("_", " ") for row in known]
+    )
     right.set_ylim(-0.5, len(known) - 0.5)
     right.set_xlabel("log Z at β = 1, nats")
     right.ticklabel_format(axis="x", useOffset=False)
