@@ -6,6 +6,8 @@ import os
 import shutil
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -45,8 +47,6 @@ def connect() -> Any:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Of what it says on pyfunc models nothing is for the reader of a stage's output.
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.pyfunc")
     with execution.locked(spools() / "database.lock"):
         client = MlflowClient(uri())
         experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -218,6 +218,22 @@ def _parent(client: Any, experiment: str, folder: Path) -> str:
     return str(run.info.run_id)
 
 
+@contextmanager
+def _unspoken(package: str) -> Iterator[None]:
+    """Keep a package's warnings off the screen; it sets filters of its own, so that filters do not help."""
+    speak = warnings.showwarning
+
+    def only_others(message: Any, category: Any, filename: str, *more: Any, **named: Any) -> None:
+        if f"/{package}/" not in filename:
+            speak(message, category, filename, *more, **named)
+
+    warnings.showwarning = only_others
+    try:
+        yield
+    finally:
+        warnings.showwarning = speak
+
+
 def _register(client: Any, run_id: str, folder: Path, name: str) -> None:
     """Log a model folder with the code that serves it, and register it under `name`."""
     import mlflow
@@ -232,7 +248,7 @@ def _register(client: Any, run_id: str, folder: Path, name: str) -> None:
         outputs=Schema([TensorSpec(np.dtype("float32"), (-1, n_sites))]),
     )
     mlflow.set_tracking_uri(uri())
-    with mlflow.start_run(run_id=run_id):
+    with _unspoken("mlflow"), mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
             name=name,
             python_model=str(here / "served_model.py"),

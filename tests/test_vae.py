@@ -1,27 +1,19 @@
 """The variational autoencoder's bounds against the exact likelihood by quadrature over its latent space."""
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from genmodels.errors import InputError
 from genmodels.estimators import importance_weighted
-from genmodels.learners.fit import Whole, fit
+from genmodels.learners.fit import Shuffled, Whole, fit
 from genmodels.learners.gradient import Gradient
 from genmodels.models.vae import VAE
 from genmodels.streams import Key
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def all_images(n_sites: int) -> Tensor:
@@ -227,3 +219,27 @@ def test_any_size_trains_and_samples(shape: tuple[int, ...]) -> None:
     assert model.sample(6, Key(16, "sample").torch()).shape == (6, math.prod(shape))
     again: nn.Module = VAE(**model.args())
     again.load_state_dict(model.state_dict())
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    """Return binarised 8×8 digits, for training and held out."""
+    levels = torch.from_numpy(load_digits().data / 16.0).float()
+    v = torch.bernoulli(levels, generator=Key(20, "binarise").torch())
+    order = torch.randperm(len(v), generator=Key(20, "split").torch())
+    return v[order[:1500]], v[order[1500:]]
+
+
+@pytest.mark.slow
+def test_held_out_digits_are_likelier_than_under_independent_pixels() -> None:
+    train, held_out = digits()
+    with torch.random.fork_rng():
+        torch.manual_seed(20)
+        model = VAE((8, 8), 16, (128,), 0.1)
+    learner = Gradient(2e-3, 1500, weight_decay=0.1)
+    *_, done = fit(model, learner, Shuffled(train, 100, Key(20, "order")), Key(20, "train"), 1500)
+    learner.export(model, done.state)
+    values, _ = importance_weighted.bound(model, held_out, Key(20, "iw"), 500)
+    rates = (train.sum(0) + 0.5) / (len(train) + 1.0)
+    independent = (held_out * rates.log() + (1 - held_out) * (1 - rates).log()).sum(1).numpy()
+    gain = values - independent
+    assert gain.mean() - 3.0 * gain.std() / math.sqrt(len(gain)) > 2.0

@@ -1,7 +1,7 @@
 """Variational diffusion on binary pixels."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,6 @@ from genmodels.networks.noise import Noise
 from genmodels.networks.unet import UNet
 from genmodels.protocols import Domain
 
-Prediction = Literal["logit", "v", "epsilon"]
 _HALF = 0.5  # pixels are f(v) = v − ½ inside, Kingma's 2(v + ½)/K − 1 at K = 2 levels
 _TIME_SCALE = 1000.0
 
@@ -31,11 +30,9 @@ class BoundTerms(NamedTuple):
 class Diffusion(nn.Module):
     """A hierarchy z_T → … → z_1 → x whose encoder is fixed noise and whose decoder is a denoising U-Net.
 
-    The network's output u is turned into x̂ by `prediction`: "logit" x̂ = σ(u + e^{−γ_t} z_t/√ᾱ_t) − ½, what
-    Bayes' rule makes of a pixel's own noisy value and a prior log-odds u of it; "v" x̂ = √ᾱ_t z_t − σ_t u
-    (Salimans & Ho 2022); "epsilon" x̂ = (z_t − σ_t u)/√ᾱ_t. Pixels given z_1 are independent: with the
-    network's probabilities for "logit", otherwise q(x_i = 1|z_1) = σ(e^{−γ_1} z_1i/√ᾱ_1). Kingma et al. 2021;
-    Luo 2022.
+    The network's output u is the log-odds of each pixel but for its own noisy value, which Bayes' rule adds:
+    x̂ = σ(u + e^{−γ_t} z_t/√ᾱ_t) − ½. Pixels given z_1 are independent, with the same log-odds: however noisy
+    z_1 is, they know of each other through the network. Kingma et al. 2021; Luo 2022.
 
     Args:
         shape: Height and width; a third entry, the channels, must be 1.
@@ -44,7 +41,6 @@ class Diffusion(nn.Module):
         dropout: Share of features silenced in training.
         gamma_min: −log SNR of the least noisy level; the reconstruction is charged there.
         gamma_max: −log SNR of the noisiest level; the prior is charged there.
-        prediction: What the network's output means.
 
     Raises:
         InputError: several channels, T < 2, γ_min ≥ γ_max, or the U-Net cannot halve the image so often.
@@ -55,12 +51,11 @@ class Diffusion(nn.Module):
     def __init__(
         self,
         shape: Sequence[int],
-        channels: Sequence[int] = (32, 64),
+        channels: Sequence[int] = (32, 32),
         T: int = 1000,
-        dropout: float = 0.1,
-        gamma_min: float = -5.0,
-        gamma_max: float = 8.0,
-        prediction: Prediction = "logit",
+        dropout: float = 0.0,
+        gamma_min: float = -3.0,
+        gamma_max: float = 6.0,
     ) -> None:
         """Build the U-Net, with torch's random first weights."""
         super().__init__()
@@ -72,9 +67,9 @@ class Diffusion(nn.Module):
             raise InputError(f"gamma_min: {gamma_min} is not below gamma_max {gamma_max}: noise grows with t")
         self._args = {
             "shape": list(shape), "channels": list(channels), "T": T, "dropout": dropout,
-            "gamma_min": gamma_min, "gamma_max": gamma_max, "prediction": prediction,
+            "gamma_min": gamma_min, "gamma_max": gamma_max,
         }  # fmt: skip
-        self.T, self.prediction = T, prediction
+        self.T = T
         self.height, self.width = shape[0], shape[1]
         self.n_sites = self.height * self.width
         self.noise = Noise(T, gamma_min, gamma_max)
@@ -93,17 +88,11 @@ class Diffusion(nn.Module):
     def logits(self, z: Tensor, t: Tensor) -> Tensor:
         """Return the log-odds of each pixel given z_t  # (image, site)."""
         evidence = torch.exp(-self.noise.gamma[t - 1]) / self.noise.alpha_bar(t).sqrt()
-        own = evidence[:, None].to(z.dtype) * z
-        return own + self.network(z, t) if self.prediction == "logit" else own
+        return evidence[:, None].to(z.dtype) * z + self.network(z, t)
 
     def denoise(self, z: Tensor, t: Tensor) -> Tensor:
-        """Return x̂, the mean of f(x) given z_t  # (image, site), (image,) -> (image, site), never clipped."""
-        if self.prediction == "logit":
-            return torch.sigmoid(self.logits(z, t)) - _HALF
-        signal, spread = self.noise.scales(t, z)
-        if self.prediction == "v":
-            return signal * z - spread * self.network(z, t)
-        return (z - spread * self.network(z, t)) / signal
+        """Return x̂, the mean of f(x) given z_t  # (image, site), (image,) -> (image, site)."""
+        return torch.sigmoid(self.logits(z, t)) - _HALF
 
     def bound_terms(self, x: Tensor, generator: torch.Generator, n_times: int = 1) -> BoundTerms:
         """Return an unbiased draw of the bound's terms, levels from `n_times` strata  # (image, site)."""
@@ -120,10 +109,10 @@ class Diffusion(nn.Module):
         return self.bound_terms(x, generator).elbo()
 
     def loss(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean of ‖ε − ε̂‖² per pixel, levels stratified over the batch.
+        """Return the mean of min(SNR_t, 1) (−log q(x_i|z_t)) over pixels, levels stratified over the batch.
 
-        γ being linear, that is the bound but for a factor: (T − 1)(SNR_{t−1} − SNR_t) ≈ (γ_max − γ_min) SNR_t
-        and SNR_t ‖x − x̂‖² = ‖ε − ε̂‖².
+        The posterior minimises this as it does the bound's ½(SNR_{t−1} − SNR_t)‖x − x̂‖², whose rare large
+        values at low noise make a noisier gradient. The weights are those of Hang et al. 2023, cut at 1.
         """
         n = len(x)
         uniform = torch.rand((), generator=generator, device=x.device, dtype=torch.float64)
@@ -131,8 +120,9 @@ class Diffusion(nn.Module):
         t = 1 + ((strata + uniform) / n * self.T).long().clamp(max=self.T - 1)
         scaled = x - _HALF
         eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        error = (scaled - self.denoise(self.noise.add(scaled, t, eps), t)).square().mean(1)
-        loss = (torch.exp(-self.noise.gamma[t - 1]).to(x.dtype) * error).mean()
+        logits = self.logits(self.noise.add(scaled, t, eps), t)
+        surprise = (nn.functional.softplus(logits) - x * logits).mean(1)
+        loss = (torch.exp(-self.noise.gamma[t - 1]).clamp(max=1.0).to(x.dtype) * surprise).mean()
         return loss, {"loss": loss.detach()}
 
     @torch.no_grad()
@@ -156,7 +146,7 @@ class Diffusion(nn.Module):
         levels = torch.linspace(self.T, 1, min(n_steps, self.T)).round().long().tolist()
         z = torch.randn(n, self.n_sites, generator=generator, device=device)
         for t, s in zip(levels, levels[1:], strict=False):
-            x0 = self.denoise(z, torch.full((n,), t, device=device)).clamp(-_HALF, _HALF)
+            x0 = self.denoise(z, torch.full((n,), t, device=device))
             eps = torch.randn(z.shape, generator=generator, device=device)
             z = self.noise.step_down(z, x0, t, s, eps, eta)
         return torch.sigmoid(self.logits(z, torch.ones(n, dtype=torch.long, device=device)))
