@@ -9,7 +9,7 @@ from genmodels import registry
 from genmodels.errors import InputError
 from genmodels.estimators import sequential
 from genmodels.kernels import KERNELS
-from genmodels.protocols import CanSample, HasBlocks, HasComponents, HasMeans, Placement
+from genmodels.protocols import CanSample, HasBlocks, HasComponents, HasPictures, Placement
 from genmodels.samplers import SAMPLERS
 from genmodels.streams import Key
 
@@ -19,7 +19,7 @@ class Pictures(NamedTuple):
 
     Attributes:
         pixels: Binary samples  # (n, site) in {0, 1}
-        means: Their pixels' probabilities at the last step, where the model has one  # (n, site) in [0, 1]
+        means: Their pixels' probabilities at an earlier step, if the model has one  # (n, site) in [0, 1]
     """
 
     pixels: Tensor
@@ -37,9 +37,8 @@ def generate(model: Any, n: int, key: Key, placement: Placement) -> Pictures:
     """
     if n < 1:
         raise InputError(f"n: {n} pictures asked for, give at least 1")
-    if isinstance(model, HasMeans):
-        means = model.sample_means(n, key.child("means").torch())
-        return Pictures(torch.bernoulli(means, generator=key.child("pixels").torch()), means)
+    if isinstance(model, HasPictures):
+        return Pictures(*model.pictures(n, key.torch()))
     if isinstance(model, HasComponents):
         return Pictures(sequential.sample_binary(model, n, key.torch()), None)
     if isinstance(model, CanSample):

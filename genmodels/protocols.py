@@ -110,11 +110,11 @@ class HasBoundTerms(Protocol):
 
 
 @runtime_checkable
-class HasMeans(Protocol):
-    """A model whose last step draws the pixels independently, from probabilities worth looking at."""
+class HasPictures(Protocol):
+    """A model whose samples come with pixel probabilities that show what they are samples of."""
 
-    def sample_means(self, n: int, generator: torch.Generator) -> Tensor:  # -> (n, site) in [0, 1]
-        """Return the pixel probabilities of n samples."""
+    def pictures(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return n samples and the probabilities of their pixels at an earlier step  # (n, site) twice."""
         ...
 
 

@@ -117,7 +117,8 @@ def _resume(folder: Path, model: Any, curve: Curve) -> dict[str, Tensor] | None:
 
 def write_curve(path: Path, rows: list[Row]) -> None:
     """Write a curve as CSV: one column a metric, empty where a row lacks it."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    first = [name for name in ("start", "step") if name in rows[0]]
+    columns = first + sorted({name for row in rows for name in row} - set(first))
     lines = [",".join(columns)]
     lines += [",".join(_cell(row.get(name)) for name in columns) for row in rows]
     with new_file(path) as temporary:

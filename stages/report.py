@@ -47,8 +47,10 @@ def work(stage: Stage) -> None:
 
 
 def _pictures(stage: Stage) -> list[tuple[str, np.ndarray]]:
-    test = images.load(stage.out / "prepare" / "images").splits["test"]
-    lines = [("held-out images", test.binary[:_SHOWN].astype(np.float64))]
+    prepared = images.load(stage.out / "prepare" / "images")
+    test = prepared.splits["test"]
+    grey = test.grey[:_SHOWN] / max(1, prepared.levels - 1)
+    lines = [("held-out, grey", grey), ("held-out, binary", test.binary[:_SHOWN].astype(np.float64))]
     for model in TITLES:
         with np.load(stage.out / "sample" / f"{model}.npz") as drawn:
             lines.append((title(model), drawn["pixels"][:_SHOWN]))

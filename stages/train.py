@@ -18,7 +18,7 @@ from genmodels.streams import Key
 from pipelines.stage import Stage, main, rank
 from pipelines.training import Row, train, write_curve
 
-LEARNER = {"rbm": "pcd", "vae": "gradient", "diffusion": "gradient"}
+LEARNER = {"rbm": "persistent_contrastive_divergence", "vae": "gradient", "diffusion": "gradient"}
 _MONITORED = 1000  # images of a split, at most
 
 

@@ -105,9 +105,9 @@ def test_a_missing_and_a_binary_file_are_refused(tmp_path: Path) -> None:
 
 def test_what_pyyaml_takes_for_text_is_still_a_number(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text(GOOD.replace("learning_rate: 1.0e-3", "learning_rate: 1e-3"))
-    assert yaml.safe_load(path.read_text())["train"]["vae"]["learning_rate"] == "1e-3"
-    assert params.read(path).train.vae.learning_rate == 0.001
+    path.write_text(GOOD.replace("learning_rate: 2.0e-3", "learning_rate: 2e-3"))
+    assert yaml.safe_load(path.read_text())["train"]["vae"]["learning_rate"] == "2e-3"
+    assert params.read(path).train.vae.learning_rate == 0.002
 
 
 def test_every_key_counts_in_a_stage() -> None:

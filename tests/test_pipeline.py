@@ -123,7 +123,7 @@ def test_evaluate_and_sample_from_the_command(twins: Twins) -> None:
         (("evaluate", "nowhere", "--data", "digits"), ("nowhere", "config.json")),
         (("evaluate", "out/main/train/vae", "--data", "nothing"), ("--data nothing", "digits")),
         (("sample", "out/main/train/vae", "--out", "a.txt"), ("a.txt", ".png")),
-        (("sample", "out/main/train/vae", "-n", "0", "--out", "a.png"), ("-n", "0")),
+        (("sample", "out/main/train/vae", "-n", "0", "--out", "a.png"), ("-n", "greater")),
         (("compare", "no-such-run"), ("no-such-run",)),
         (("evaluate", "out/main/train/vae", "--dat", "digits"), ("--dat",)),
     ],

@@ -51,7 +51,7 @@ TARGETS = {"block_gibbs": ("rbm", {"n_visible": 3, "n_hidden": 2})}
 RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "closed_form": ("gaussian", {}),
     "expectation_maximisation": ("gaussian_mixture", {}),
-    "pcd": ("rbm", {"n_chains": 10}),
+    "persistent_contrastive_divergence": ("rbm", {"n_chains": 10}),
     "gradient": ("vae", {"learning_rate": 1e-3, "n_steps": 10}),
 }
 DETERMINISTIC = {"closed_form", "expectation_maximisation"}  # the latter but for its start

@@ -1,16 +1,20 @@
 """Exact sums over state spaces that are small enough."""
 
+from __future__ import annotations
+
 import copy
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from genmodels.errors import InputError
 from genmodels.estimate import Estimate, Kind, of_scalar, undetermined
-from genmodels.models.rbm import RBM
+
+if TYPE_CHECKING:
+    from genmodels.models.rbm import RBM
 
 MAX_LAYER = 24
 MAX_SITES = 20

@@ -3,6 +3,6 @@
 LEARNERS = {
     "closed_form": "genmodels.learners.closed_form:ClosedForm",
     "expectation_maximisation": "genmodels.learners.expectation_maximisation:ExpectationMaximisation",
-    "pcd": "genmodels.learners.persistent_contrastive_divergence:PersistentContrastiveDivergence",
+    "persistent_contrastive_divergence": "genmodels.learners.persistent_contrastive_divergence:PersistentContrastiveDivergence",
     "gradient": "genmodels.learners.gradient:Gradient",
 }

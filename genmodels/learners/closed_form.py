@@ -1,15 +1,20 @@
 """Maximum likelihood where it has a formula."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from genmodels.errors import InputError
 from genmodels.learners import covariance
-from genmodels.models.gaussian import Gaussian
-from genmodels.models.independent import Independent
 from genmodels.streams import Key
+
+if TYPE_CHECKING:
+    from genmodels.models.gaussian import Gaussian
+    from genmodels.models.independent import Independent
 
 
 @dataclass(frozen=True)
@@ -40,15 +45,15 @@ class ClosedForm:
         """Return no state: there is none."""
         return
 
-    def step(
-        self, model: Independent | Gaussian, state: None, batch: Tensor, key: Key
-    ) -> tuple[None, dict[str, float]]:
-        """Set the parameters of greatest likelihood on `batch`  # (image, site)."""
+    def step(self, model: Any, state: None, batch: Tensor, key: Key) -> tuple[None, dict[str, float]]:
+        """Set the likeliest parameters on `batch`  # (image, site); its tensors tell which it is."""
         metrics: dict[str, float] = {}
         x = batch.double()
-        if isinstance(model, Independent):
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        n_sites = x.shape[1]
+        if shapes == {"probabilities": (n_sites,)}:
             model.probabilities.copy_((x.sum(0) + self.pseudo_count) / (len(x) + 2.0 * self.pseudo_count))
-        elif isinstance(model, Gaussian):
+        elif shapes == {"mean": (n_sites,), "covariance": (n_sites, n_sites)}:
             mean, scatter = covariance.moments(x, torch.ones_like(x[:, 0]))
             raised, n_floored = covariance.floored(scatter, self.eigenvalue_floor)
             model.mean.copy_(mean)

@@ -1,19 +1,25 @@
 """Expectation maximisation for mixtures."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from genmodels.errors import InputError
 from genmodels.learners import covariance, kmeans
-from genmodels.models.bernoulli_mixture import BernoulliMixture
-from genmodels.models.gaussian_mixture import GaussianMixture
+from genmodels.protocols import HasComponents
 from genmodels.streams import Key
 
-Mixture = GaussianMixture | BernoulliMixture
+if TYPE_CHECKING:
+    from genmodels.models.bernoulli_mixture import BernoulliMixture
+    from genmodels.models.gaussian_mixture import GaussianMixture
+
+    Mixture = GaussianMixture | BernoulliMixture
+
 _EMPTY = 1e-8  # images: a component with less keeps its shape, since none is left to tell it another
 
 
@@ -70,7 +76,7 @@ class ExpectationMaximisation:
         log_joint = model.log_joint(x)
         log_prob = log_joint.logsumexp(1, keepdim=True)
         objective = log_likelihood = float(log_prob.mean())
-        if isinstance(model, BernoulliMixture):
+        if not isinstance(model, HasComponents):
             p = model.probabilities
             objective += self.pseudo_count / len(x) * float((p.log() + torch.log1p(-p)).sum())
         metrics = self._maximise(model, x, (log_joint - log_prob).exp())
@@ -91,7 +97,7 @@ class ExpectationMaximisation:
         model.weights.copy_(counts / counts.sum())
         full = (counts > _EMPTY).nonzero()[:, 0].tolist()
         metrics = {"n_empty": float(model.n_components - len(full))}
-        if isinstance(model, BernoulliMixture):
+        if not isinstance(model, HasComponents):
             numerator = (shares.T @ x + self.pseudo_count)[full]
             model.probabilities[full] = numerator / (counts[full, None] + 2.0 * self.pseudo_count)
             return metrics

@@ -1,16 +1,20 @@
 """Persistent contrastive divergence for restricted Boltzmann machines."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from genmodels.errors import InputError
 from genmodels.kernels.block_gibbs import BlockGibbs
-from genmodels.models.rbm import RBM
 from genmodels.protocols import Kernel
 from genmodels.streams import Key
+
+if TYPE_CHECKING:
+    from genmodels.models.rbm import RBM
 
 _WEIGHT = 0.01  # standard deviation of the first W: enough to tell the hidden units apart
 _SLIDE = 0.01  # share of the newest batch in the running centres

@@ -1,6 +1,6 @@
 """Variational diffusion on binary pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from genmodels.protocols import Domain
 
 _HALF = 0.5  # pixels are f(v) = v − ½ inside, Kingma's 2(v + ½)/K − 1 at K = 2 levels
 _TIME_SCALE = 1000.0
+_HALF_WAY = 1.0  # γ
 
 
 class BoundTerms(NamedTuple):
@@ -126,10 +127,10 @@ class Diffusion(nn.Module):
         return loss, {"loss": loss.detach()}
 
     @torch.no_grad()
-    def sample_means(
+    def chains(
         self, n: int, generator: torch.Generator, n_steps: int = 250, eta: float = 1.0
-    ) -> Tensor:
-        """Return the pixel probabilities at the end of n chains z_T → z_1  # (n, site) in [0, 1].
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield each level t of n chains z_T → z_1 with the pixel probabilities given z_t  # (n, site).
 
         Args:
             n: Number of pictures.
@@ -147,10 +148,29 @@ class Diffusion(nn.Module):
         z = torch.randn(n, self.n_sites, generator=generator, device=device)
         for t, s in zip(levels, levels[1:], strict=False):
             x0 = self.denoise(z, torch.full((n,), t, device=device))
+            yield t, x0 + _HALF
             eps = torch.randn(z.shape, generator=generator, device=device)
             z = self.noise.step_down(z, x0, t, s, eps, eta)
-        return torch.sigmoid(self.logits(z, torch.ones(n, dtype=torch.long, device=device)))
+        yield 1, torch.sigmoid(self.logits(z, torch.ones(n, dtype=torch.long, device=device)))
+
+    def sample_means(
+        self, n: int, generator: torch.Generator, n_steps: int = 250, eta: float = 1.0
+    ) -> Tensor:
+        """Return the pixel probabilities at the end of `chains`  # (n, site) in [0, 1]."""
+        *_, (_, means) = self.chains(n, generator, n_steps, eta)
+        return means
 
     def sample(self, n: int, generator: torch.Generator, n_steps: int = 250, eta: float = 1.0) -> Tensor:
         """Return n pictures drawn from the last step's pixel probabilities  # (n, site) in {0, 1}."""
         return torch.bernoulli(self.sample_means(n, generator, n_steps, eta), generator=generator)
+
+    def pictures(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return n pictures as `sample` does, and the pixel probabilities half-way  # (n, site) twice.
+
+        Half-way is log SNR = −1: there the shape is decided, and the single pixels are not yet.
+        """
+        shape: Tensor | None = None
+        for t, means in self.chains(n, generator):
+            if shape is None and float(self.noise.gamma[t - 1]) <= _HALF_WAY:
+                shape = means
+        return torch.bernoulli(means, generator=generator), means if shape is None else shape

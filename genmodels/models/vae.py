@@ -100,3 +100,9 @@ class VAE(nn.Module):
     def sample(self, n: int, generator: torch.Generator, radius: float = 1.0) -> Tensor:
         """Return n pictures drawn from `sample_means`  # (n, site) in {0, 1}."""
         return torch.bernoulli(self.sample_means(n, generator, radius), generator=generator)
+
+    @torch.no_grad()
+    def pictures(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return n pictures and the pixel probabilities that they were drawn from  # (n, site) twice."""
+        means = self.sample_means(n, generator)
+        return torch.bernoulli(means, generator=generator), means
