@@ -13,7 +13,7 @@ from genmodels.protocols import Domain
 
 _HALF = 0.5  # pixels are f(v) = v − ½ inside, Kingma's 2(v + ½)/K − 1 at K = 2 levels
 _TIME_SCALE = 1000.0
-_HALF_WAY = 1.0  # γ
+_HALF_WAY = -0.5  # γ
 
 
 class BoundTerms(NamedTuple):
@@ -167,7 +167,7 @@ class Diffusion(nn.Module):
     def pictures(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return n pictures as `sample` does, and the pixel probabilities half-way  # (n, site) twice.
 
-        Half-way is log SNR = −1: there the shape is decided, and the single pixels are not yet.
+        Half-way is log SNR = ½: there the shape is decided, and the single pixels are not yet.
         """
         shape: Tensor | None = None
         for t, means in self.chains(n, generator):
