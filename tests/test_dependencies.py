@@ -56,6 +56,8 @@ def test_deps_cover_what_a_stage_imported_when_it_ran(
     }
     assert set(spied) == set(entries)
     for name, path in spied.items():
+        if not entries[name].outs:
+            continue  # track, which runs always
         modules = {line for line in path.read_text().split() if (ROOT / source(line)).exists()}
         files = {source(module) for module in modules}
         assert len(files) > 3, name
@@ -67,6 +69,8 @@ def test_deps_cover_what_a_stage_could_import(entries: dict[str, dag.Entry]) -> 
         "genmodels", "stages", "pipelines", exclude_type_checking_imports=True, cache_dir=None
     )
     for name, entry in entries.items():
+        if not entry.outs:
+            continue
         seen, todo = set(), [f"stages.{name.split('@')[0]}"]
         while todo:
             module = todo.pop()
