@@ -14,7 +14,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_DISABLE_TELEMETRY := 1
-# Two stages on the same cores: threads that spin while they wait would starve each other.
+# Stages on the same cores: threads that spin while they wait would starve each other.
 export OMP_WAIT_POLICY := PASSIVE
 # Without bytecode files every stage and every Ray worker would compile its imports anew.
 unexport PYTHONDONTWRITEBYTECODE

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from machines import BoltzmannMachine
 from scipy.stats import chisquare, kstest
 from torch import Tensor, nn
 
@@ -13,24 +14,6 @@ from genmodels.models.rbm import RBM
 from genmodels.streams import Key
 
 KEY = Key(5, "test")
-
-
-class BoltzmannMachine(nn.Module):
-    """E = −Σ_{k<l} J_kl x_k x_l − Σ h_k x_k, every site a block."""
-
-    def __init__(self, n_sites: int) -> None:
-        super().__init__()
-        coupling = torch.randn(n_sites, n_sites, generator=Key(1, "J").torch()).triu(1) * 0.5
-        self.J = nn.Parameter(coupling + coupling.T)
-        self.h = nn.Parameter(torch.linspace(-0.3, 0.6, n_sites))
-        self.n_sites = n_sites
-        self.blocks = tuple(slice(i, i + 1) for i in range(n_sites))
-
-    def energy(self, x: Tensor) -> Tensor:
-        return -0.5 * ((x @ self.J) * x).sum(1) - x @ self.h
-
-    def conditional(self, block: int, x: Tensor, beta: Tensor) -> Tensor:
-        return torch.sigmoid(2.0 * beta[:, None] * (x @ self.J + self.h)[:, self.blocks[block]])
 
 
 def machine() -> RBM:
@@ -71,7 +54,7 @@ def p_value(model: nn.Module, x: Tensor, expected: np.ndarray) -> float:
     return chisquare(counts, expected * len(x)).pvalue
 
 
-MODELS = [machine(), BoltzmannMachine(4)]
+MODELS = [machine(), BoltzmannMachine(4, 0.5)]
 
 
 @pytest.mark.parametrize("model", MODELS, ids=["rbm", "boltzmann machine"])
@@ -109,7 +92,7 @@ def test_each_replica_keeps_its_own_beta(model: nn.Module) -> None:
 
 
 def test_replicas_at_beta_0_are_uniform_and_forget_their_state() -> None:
-    model, kernel = BoltzmannMachine(4), BlockGibbs()
+    model, kernel = BoltzmannMachine(4, 0.5), BlockGibbs()
     first = kernel.init(model, 20_000, KEY)
     then, _ = kernel.advance(model, first, torch.zeros(20_000), 1, KEY.at(round=1))
     for state in (first, then):

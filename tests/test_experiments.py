@@ -158,7 +158,8 @@ def test_three_runs_compare_in_a_real_browser(experiments: Checkout, server: str
             text = driver.execute_script("return document.body.innerText")
             return (
                 text
-                if all(f"latent-{latent}" in text for latent in LATENTS) and "diffusion.log_likelihood" in text
+                if all(f"latent-{latent}" in text for latent in LATENTS)
+                and "diffusion.log_likelihood" in text
                 else False
             )
 

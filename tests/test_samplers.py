@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from machines import BoltzmannMachine, DoubledBeta, machine
 from scipy.stats import chisquare
 from torch import Tensor, nn
 
 from genmodels.errors import InputError
 from genmodels.estimators.enumeration import states
-from genmodels.kernels.block_gibbs import BlockGibbs, BlockGibbsState
-from genmodels.models.rbm import RBM
+from genmodels.kernels.block_gibbs import BlockGibbs
 from genmodels.placement.local import LocalPlacement
-from genmodels.protocols import Info
 from genmodels.samplers import ladder, population
 from genmodels.samplers.population_annealing import Annealed, PopulationAnnealing
 from genmodels.samplers.replica_exchange import Exchanged, ReplicaExchange
@@ -30,43 +29,7 @@ EXCHANGE = ReplicaExchange(
 ANNEALING = PopulationAnnealing(n_populations=32, n_walkers=300, n_sweeps=2, n_pilot=200, beta_max=1.2)
 
 
-class BoltzmannMachine(nn.Module):
-    """E = −Σ_{k<l} J_kl x_k x_l − Σ h_k x_k, every site a block."""
-
-    def __init__(self, n_sites: int) -> None:
-        super().__init__()
-        coupling = torch.randn(n_sites, n_sites, generator=Key(1, "J").torch()).triu(1) * 0.6
-        self.J = nn.Parameter(coupling + coupling.T)
-        self.h = nn.Parameter(torch.linspace(-0.3, 0.6, n_sites))
-        self.n_sites = n_sites
-        self.blocks = tuple(slice(i, i + 1) for i in range(n_sites))
-
-    def energy(self, x: Tensor) -> Tensor:
-        return -0.5 * ((x @ self.J) * x).sum(1) - x @ self.h
-
-    def conditional(self, block: int, x: Tensor, beta: Tensor) -> Tensor:
-        return torch.sigmoid(2.0 * beta[:, None] * (x @ self.J + self.h)[:, self.blocks[block]])
-
-
-def machine(n_visible: int = 6, n_hidden: int = 4) -> RBM:
-    rbm, generator = RBM(n_visible, n_hidden), Key(2, "machine").torch()
-    with torch.no_grad():
-        rbm.W.copy_(torch.randn(n_visible, n_hidden, generator=generator))
-        rbm.b.copy_(torch.linspace(-0.5, 0.8, n_visible))
-        rbm.c.copy_(torch.linspace(0.6, -0.2, n_hidden))
-    return rbm
-
-
 MODELS = {"rbm": machine(), "boltzmann machine": BoltzmannMachine(6)}
-
-
-class DoubledBeta(BlockGibbs):
-    """A wrong kernel: it leaves exp(−2βE) invariant."""
-
-    def advance(
-        self, model: Any, state: BlockGibbsState, beta: Tensor, n_sweeps: int, key: Key
-    ) -> tuple[BlockGibbsState, Info]:
-        return super().advance(model, state, 2.0 * beta, n_sweeps, key)
 
 
 class ShuffledPlacement:
