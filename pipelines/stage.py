@@ -71,6 +71,7 @@ def rank() -> int:
 def relaunch(n_processes: int) -> None:
     """Start this stage again as `n_processes` processes under torchrun, in place of this process."""
     if n_processes > 1 and "RANK" not in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own default, of which it would tell
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
         os.execv(sys.executable, [sys.executable, *torchrun, *sys.orig_argv[1:]])
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -192,3 +193,45 @@ def test_a_killed_dvc_leaves_no_writer_and_the_next_run_resumes_to_the_same_byte
     shutil.rmtree(one.folder / "out/main/train")
     one.run("dvc", "repro", "--force", "--single-item", "train@vae")
     assert snapshot(one.folder / "out/main/train") == resumed
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_model_twice(checkout: Callable[..., Checkout]) -> None:
+    changes = {"train.vae.processes": 2, "train.vae.steps": 200}
+    trained = []
+    for name in ("pair", "other-pair"):
+        one = checkout(name, changes)
+        one.repro("train@vae")
+        trained.append(snapshot(one.folder / "out/main/train"))
+    assert trained[0] == trained[1]
+    alone = checkout("alone", changes | {"train.vae.processes": 1})
+    alone.repro("train@vae")
+    assert snapshot(alone.folder / "out/main/train") != trained[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data.name": "mnist"},
+        {"data.name": "mnist5k"},
+        {"data.name": "binarized_mnist"},
+        {"data.name": "ising", "data.size": [3, 3], "data.limit": None, "data.n_samples": 500},
+    ],
+    ids=lambda changes: changes["data.name"],
+)
+def test_the_same_stages_run_on_other_images(checkout: Callable[..., Checkout], changes: dict) -> None:
+    name = changes["data.name"]
+    if (
+        name in ("mnist", "binarized_mnist")
+        and not (Path(os.environ.get("GENMODELS_DATA", "data")) / name).exists()
+    ):
+        pytest.skip(f"no {name} under GENMODELS_DATA")
+    one = checkout(f"on-{name}", {"data.limit": 600, "sample.n": 4} | changes)
+    one.repro(GENMODELS_WORKERS="0")
+    rows = table(one)
+    assert all(rows[model, "log_likelihood"]["value"] < 0 for model in MODELS)
+    assert all(("kl" in {key for m, key in rows if m == model}) == (name == "ising") for model in MODELS)
+    if name == "ising":
+        # P has full support: both directions, and exact models may not be nearer than 0.
+        assert all(rows[model, "reverse_kl"]["value"] > 0 for model in MODELS[:5])
