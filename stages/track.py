@@ -66,7 +66,7 @@ def _summarise(client: Any, parent: str, path: Path) -> None:
     tags = [RunTag("mlflow.source.git.commit", _commit())] if _commit() else []
     client.log_batch(parent, metrics, [Param(key, str(value)) for key, value in flat.items()], tags)
     for picture in sorted((out / "report").glob("*.png")):
-        client.log_artifact(parent, str(picture), "pictures")
+        client.log_artifact(parent, str(picture))  # at the top, where MLflow's comparison page looks for them
     client.log_artifact(parent, str(out / "report" / "report.html"), "report")
     client.log_artifact(parent, str(out / "report" / "table.json"), "report")
 

@@ -133,6 +133,13 @@ def ran(output: str) -> list[str]:
     return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
 
 
+def offline_repro() -> list[str]:
+    """Return the command of `dvc repro` with loopback as its only network, where that is allowed."""
+    if may_unshare():
+        return ["unshare", "-rn", "sh", "-c", "ip link set lo up; exec dvc repro"]
+    return ["dvc", "repro"]
+
+
 def may_unshare() -> bool:
     """Return whether a test may have a network of its own here."""
     command = ["unshare", "-rn", "sh", "-c", "ip link set lo up || true"]
@@ -182,10 +189,7 @@ def twins(checkout: Callable[..., Checkout]) -> tuple[Checkout, Checkout, Listen
     (spy / "sitecustomize.py").write_text(SPY)
 
     def isolated() -> None:
-        command = ["dvc", "repro"]
-        if may_unshare():
-            command = ["unshare", "-rn", "sh", "-c", "ip link set lo up; exec dvc repro"]
-        first.run(*command, PYTHONPATH=f"{first.folder}:{spy}")
+        first.run(*offline_repro(), PYTHONPATH=f"{first.folder}:{spy}")
 
     def watched() -> None:
         log = second.folder.with_name("second.log").open("w")
