@@ -53,7 +53,7 @@ repro: setup ## run what has changed of the pipeline, then print the table
 		'The report:            out/main/report/report.html' \
 		'Every run, in MLflow:  make ui' \
 		'Change one number:     edit params.yaml and run make repro again: only what depends on it runs,' \
-		'                       or .venv/bin/dvc exp run -S train.vae.latent=8'
+		'                       or . .venv/bin/activate && dvc exp run -S train.vae.latent=8'
 
 ui: setup ## open the tracked runs in MLflow, on loopback
 	$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db

@@ -150,6 +150,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     for key, kind in _CONFIG.items():
         if not isinstance(config[key], kind):
             raise InputError(f"{path}: {key} is a {type(config[key]).__name__}, expected {kind.__name__}")
+    shape = config["data"].get("shape")
+    if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
+        raise InputError(f"{path}: data.shape is {shape}, expected [height, width, channels]")
     if config["format"] != FORMAT:
         raise InputError(f"{path}: format is {config['format']}, this version reads {FORMAT}")
     return config

@@ -42,7 +42,7 @@ def evaluate(
     from genmodels.streams import Key
 
     model, config = load_model(model_dir), read_config(model_dir)
-    v = torch.from_numpy(_held_out(data, config["data"]["shape"], seed)).float()
+    v = torch.from_numpy(_held_out(data, model_dir, config["data"], seed)).float()
     routes = likelihood.routes(
         model, v, Key(seed, "evaluate"), likelihood.with_enumeration(model, _log_z(model_dir))
     )
@@ -52,27 +52,32 @@ def evaluate(
 
 def _log_z(model_dir: Path) -> dict[str, Any]:
     """Return the estimates of log Z that the pipeline wrote for this model, if it did."""
-    from genmodels.artifacts import read_json
+    from genmodels.artifacts import read_json, sha256
     from genmodels.estimate import Estimate
 
-    path = (
-        model_dir.parents[1] / "estimate_log_z" / f"{model_dir.name}.json"
-        if len(model_dir.parts) > 2
-        else None
-    )
-    if path is None or not path.exists():
+    folder = model_dir.resolve()
+    path = folder.parents[1] / "estimate_log_z" / f"{folder.name}.json"
+    if not path.exists():
         return {}
-    return {name: Estimate.from_dict(entries) for name, entries in read_json(path).items()}
+    mine, answers = sha256(folder / "model.safetensors"), read_json(path)
+    return {name: Estimate.from_dict(it) for name, it in answers.items() if it.get("model_sha256") == mine}
 
 
-def _held_out(data: str, shape: list[int], seed: int) -> Any:
-    """Return the test images of a data set, or all images of the user's own folder  # (image, site)."""
+def _held_out(data: str, model_dir: Path, trained_on: dict[str, Any], seed: int) -> Any:
+    """Return the test images of a data set, or all images of the user's own folder  # (image, site).
+
+    A name means the split beside the model, if its pipeline made one of that name.
+    """
     import numpy as np
 
     from genmodels.data import images
     from genmodels.data.prepare import prepare_dataset
     from genmodels.data.sources import SOURCES
 
+    shape = trained_on["shape"]
+    beside = model_dir.resolve().parents[1] / "prepare" / "images"
+    if (beside / "meta.json").exists() and images.load(beside).name == data:
+        data = str(beside)
     name = data if data in SOURCES else "folder"
     if (Path(data) / "meta.json").exists():
         prepared = images.load(Path(data))
@@ -80,6 +85,12 @@ def _held_out(data: str, shape: list[int], seed: int) -> Any:
         size = None if name == "folder" else (shape[0], shape[1])
         path = data if name == "folder" else None
         prepared, _ = prepare_dataset(name, path, None, size, 10000, 0.3, validation=0.1, test=0.2, seed=seed)
+        if name == trained_on["name"]:
+            print(
+                f"genmodels: the pipeline's split of '{name}' is not beside the model: "
+                "some of these images may be among those it was trained on",
+                file=sys.stderr,
+            )
     else:
         raise InputError(f"--data {data}: neither a data set ({', '.join(SOURCES)}) nor a folder of images")
     if list(prepared.shape) != shape:
@@ -156,24 +167,40 @@ def _table(name: str) -> dict[str, Any]:
 
 
 def _checked(table: Any, name: str) -> dict[str, Any]:
-    if not isinstance(table, dict) or not {"data", "rows"} <= set(table):
-        raise InputError(f"{name}: not a table of this program, which has the keys 'data' and 'rows'")
+    wanted = {"model", "name", "value", "stderr", "kind", "method", "reason", "unit"}
+    if not (
+        isinstance(table, dict)
+        and isinstance(table.get("data"), dict)
+        and {"name", "binarisation"} <= set(table["data"])
+        and isinstance(table.get("rows"), list)
+        and all(isinstance(row, dict) and wanted <= set(row) for row in table["rows"])
+    ):
+        raise InputError(f"{name}: not a table of this program, as in out/main/report/table.json")
     return table
 
 
 def _tracked(name: str) -> Any:
     """Return the table that was kept with an MLflow run, given its id or its name."""
-    import tempfile
-
-    from genmodels.artifacts import read_json
-
     database = Path(os.environ.get("DVC_ROOT", ".")).resolve() / "mlflow.db"
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if uri is None and not database.exists():
         raise InputError(f"{name}: no such file or folder, and no tracked runs here ({database})")
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _downloaded(name, uri or f"sqlite:///{database}")
+    except MlflowException as error:
+        raise InputError(f"{name}: MLflow has no table of it ({str(error).splitlines()[0]})") from error
+
+
+def _downloaded(name: str, uri: str) -> Any:
+    import tempfile
+
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(uri or f"sqlite:///{database}")
+    from genmodels.artifacts import read_json
+
+    client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("genmodels")
     found = [] if experiment is None else client.search_runs(
         [experiment.experiment_id], "tags.`genmodels.kind` = 'pipeline'", max_results=10000

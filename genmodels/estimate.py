@@ -76,20 +76,23 @@ def over_images(
     kind: Kind,
     method: str,
     stderr_estimator: float | None = None,
+    own_variance: float = 0.0,
     unit: str = "nats per image",
 ) -> Estimate:
-    """Return the mean over images of per-image values, with stderr_images = sd / √n.
+    """Return the mean over images of per-image values, with stderr_images = √(var / n − own_variance).
 
     Args:
         values: One number per image  # (image,)
         kind: What the mean is.
         method: How the values were obtained.
         stderr_estimator: Standard error of the mean due to the estimator, e.g. that of log Z.
+        own_variance: The part of stderr_estimator² from noise that is each image's own: the spread of the
+            values holds it already.
         unit: Unit of the values.
     """
     array = np.asarray(values, dtype=np.float64)
     n = array.size
-    images = float(array.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+    images = math.sqrt(max(0.0, float(array.var(ddof=1)) / n - own_variance)) if n > 1 else None
     parts = [part for part in (images, stderr_estimator) if part is not None]
     total = math.hypot(*parts) if parts else None
     return Estimate(float(array.mean()), total, images, stderr_estimator, kind, "", unit, n, method)

@@ -32,6 +32,7 @@ def _finite(value: Any) -> Any:
 Integer = Annotated[int, BeforeValidator(_number)]
 Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
 Whole = Annotated[int, BeforeValidator(_number), Field(ge=0)]
+Several = Annotated[int, BeforeValidator(_number), Field(ge=2)]
 Positive = Annotated[float, BeforeValidator(_finite), Field(gt=0)]
 NonNegative = Annotated[float, BeforeValidator(_finite), Field(ge=0)]
 Real = Annotated[float, BeforeValidator(_finite)]
@@ -145,7 +146,7 @@ class Diffusion(Block):
     track: Literal["binary"]
     processes: Count
     channels: list[Count] = Field(min_length=1)
-    T: Count
+    T: Several
     gamma_min: Real
     gamma_max: Real
     dropout: Annotated[float, Field(ge=0, lt=1)]
@@ -154,6 +155,12 @@ class Diffusion(Block):
     weight_decay: NonNegative
     ema: Annotated[float, Field(ge=0, lt=1)]
     steps: Count
+
+    @model_validator(mode="after")
+    def _noise_rises(self) -> "Diffusion":
+        if self.gamma_min >= self.gamma_max:
+            raise ValueError(f"gamma_min = {self.gamma_min} must be below gamma_max = {self.gamma_max}")
+        return self
 
 
 class Train(Block):
@@ -167,17 +174,17 @@ class Train(Block):
 class ReplicaExchange(Block):
     """Sizes of replica exchange."""
 
-    n_ladders: Count
-    n_rungs: Count
-    n_rounds: Count
-    burn_in: Count
+    n_ladders: Several
+    n_rungs: Several
+    n_rounds: Annotated[int, BeforeValidator(_number), Field(ge=4)]
+    burn_in: Annotated[int, BeforeValidator(_number), Field(ge=16)]
     sweeps_per_round: Count
 
 
 class PopulationAnnealing(Block):
     """Sizes of population annealing."""
 
-    n_populations: Count
+    n_populations: Several
     n_walkers: Count
     n_sweeps: Count
     ess: Share
@@ -200,10 +207,10 @@ class Evaluate(Block):
     """Effort of the likelihood estimators."""
 
     images: Count | None
-    importance_samples: Count
+    importance_samples: Several
     noise_levels: Count
-    noise_repeats: Count
-    dequantisation_samples: Count
+    noise_repeats: Several
+    dequantisation_samples: Several
 
 
 class Sample(Block):

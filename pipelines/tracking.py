@@ -180,7 +180,9 @@ def ship(folder: Path, connection: Any = None) -> str:
                         client.log_batch(run_id, params=params)
                     case "file" if _is_still(event["sha256"], Path(event["path"])):
                         client.log_artifact(run_id, event["path"], event["under"])
-                    case "model" if _is_still(event["sha256"], Path(event["path"]) / "config.json"):
+                    case "model" if not _registered(client, run_id) and _is_still(
+                        event["sha256"], Path(event["path"]) / "config.json"
+                    ):
                         _register(client, run_id, Path(event["path"]), event["name"])
                     case "end":
                         if event["error"]:
@@ -216,6 +218,11 @@ def _parent(client: Any, experiment: str, folder: Path) -> str:
     run = client.create_run(experiment, int(owner["started"] * 1000), tags, run_name=name)
     write_json(path, {"run_id": run.info.run_id})
     return str(run.info.run_id)
+
+
+def _registered(client: Any, run_id: str) -> bool:
+    """Return whether the run's model is there already, from a shipment that was interrupted after it."""
+    return bool(client.search_model_versions(f"run_id = '{run_id}'"))
 
 
 @contextmanager
@@ -281,14 +288,30 @@ def sweep(client: Any, experiment: str) -> None:
         client.set_terminated(run.info.run_id, "FAILED")
 
 
+def left_behind() -> list[Path]:
+    """Return the folders of executions on this host that ended without closing their parent run."""
+    folders = []
+    for path in sorted(spools().glob("*/owner.json")):
+        owner = json.loads(path.read_text())
+        if owner["host"] == execution.host() and not execution.is_running(owner["pid"], owner["started"]):
+            folders.append(path.parent)
+    return folders
+
+
 def replay(connection: Any) -> None:
-    """Ship what earlier executions left behind, close their parents, and delete their event files."""
-    for folder in sorted(path for path in spools().iterdir() if (path / "owner.json").exists()):
-        owner = json.loads((folder / "owner.json").read_text())
-        if owner["host"] == execution.host() and execution.is_running(owner["pid"], owner["started"]):
-            continue
-        parent = ship(folder, connection)
-        whole = all(spool.ended() for spool in [Spool(path) for path in folder.glob("*.jsonl")])
-        connection[0].set_terminated(parent, "FINISHED" if whole else "FAILED")
+    """Ship what earlier executions left behind, close their parents, and delete their event files.
+
+    A folder that cannot be shipped, because its run was deleted or its database is another one, is left with a
+    note in it and hinders no other.
+    """
+    with execution.locked(spools() / "replay.lock"):
+        for folder in left_behind():
+            try:
+                parent = ship(folder, connection)
+                whole = all(spool.ended() for spool in [Spool(path) for path in folder.glob("*.jsonl")])
+                connection[0].set_terminated(parent, "FINISHED" if whole else "FAILED")
+            except Exception as error:  # the outer edge of tracking
+                (folder / "trouble.txt").write_text(f"{type(error).__name__}: {error}\n")
+            else:
+                shutil.rmtree(folder)
         sweep(*connection)
-        shutil.rmtree(folder)

@@ -1,7 +1,7 @@
 """log Z of an energy model by two independent methods, on Ray or in this process: the same bytes."""
 
 from genmodels import registry
-from genmodels.artifacts import load_model, new_folder, save_tensors, write_json
+from genmodels.artifacts import load_model, new_folder, save_tensors, sha256, write_json
 from genmodels.estimators import free_energy
 from genmodels.kernels import KERNELS
 from genmodels.placement.choose import placement
@@ -16,6 +16,7 @@ def work(stage: Stage) -> None:
     out = stage.out / "estimate_log_z"
     settings = getattr(stage.params.estimate_log_z, stage.model)
     model = load_model(stage.out / "train" / stage.model)
+    digest = sha256(stage.out / "train" / stage.model / "model.safetensors")
     kernel = registry.build(KERNELS, "block_gibbs", {})
     answers = {}
     with placement() as workers, new_folder(out / stage.model) as folder:
@@ -30,7 +31,11 @@ def work(stage: Stage) -> None:
                 {"beta": beta, "value": point.value, "stderr": point.stderr}
                 for beta, point in zip(result.betas.tolist(), curve, strict=True)
             ]
-            answers[name] = estimate.to_dict() | {"curve": path, "diagnostics": result.summary()}
+            answers[name] = estimate.to_dict() | {
+                "curve": path,
+                "diagnostics": free_energy.summary(result),
+                "model_sha256": digest,
+            }
             save_tensors(folder / f"{name}.safetensors", result.tensors())
             if estimate.value is not None:
                 stage.run.metrics(

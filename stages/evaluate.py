@@ -9,7 +9,7 @@ import torch
 from genmodels.artifacts import load_model, new_file, read_json, write_json
 from genmodels.data import images
 from genmodels.data.target import Target
-from genmodels.estimate import Estimate
+from genmodels.estimate import Estimate, undetermined
 from genmodels.estimators import enumeration, likelihood
 from genmodels.estimators.likelihood import Route
 from genmodels.streams import Key
@@ -35,7 +35,8 @@ def work(stage: Stage) -> None:
     rows = [_row("log_likelihood", route.name, route.mean()) for route in routes]
     rows += [_row("log_z", name, estimate) for name, estimate in log_z.items()]
     if target is not None:
-        rows += _against_truth(model, target, key.child("target"), log_z, effort)
+        with progress.bar(f"{stage.name}, known distribution") as report:
+            rows += _against_truth(model, target, key.child("target"), log_z, effort, report)
     with new_file(out / f"{stage.model}.npz") as path:
         np.savez(
             path,
@@ -66,20 +67,28 @@ def _log_z(path: Path) -> dict[str, Estimate]:
 
 
 def _against_truth(
-    model: Any, target: Target, key: Key, log_z: dict[str, Estimate], effort: likelihood.Effort
+    model: Any,
+    target: Target,
+    key: Key,
+    log_z: dict[str, Estimate],
+    effort: likelihood.Effort,
+    report: likelihood.Report,
 ) -> list[dict[str, Any]]:
     """Return D(P‖q) by every route, and by the first q(supp P), or D(q‖P) where P has full support."""
     states = torch.from_numpy(target.states).float()
     log_p = torch.from_numpy(target.log_p)
-    routes = likelihood.routes(model, states, key, log_z, effort)
+    routes = likelihood.routes(model, states, key, log_z, effort, report)
     rows = [_row("kl", route.name, _divergence(log_p, route)) for route in routes]
     first = routes[0]
     if first.values is not None:
         log_q = torch.from_numpy(first.values)
-        if not target.full_support:
-            error = first.error(np.exp(first.values) / np.exp(first.values).sum()) * float(
-                np.exp(first.values).sum()
-            )
+        if not target.full_support and first.variances is not None:
+            reason = "a sum of exponentials of noisy bounds would be biased"
+            n = len(target.states)
+            refusal = undetermined(reason, unit="probability", n=n, method=first.method)
+            rows.append(_row("mass_on_support", "", refusal))
+        elif not target.full_support:
+            error = first.shared * float(np.exp(first.values).sum())
             mass = enumeration.mass_on_support(log_q, kind=first.kind, stderr=error, method=first.method)
             rows.append(_row("mass_on_support", "", mass))
         elif first.kind == "exact":

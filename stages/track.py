@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,25 @@ from pipelines.stage import arguments, one_line_errors, out_folder
 
 
 def finish(path: Path) -> None:
-    """Back-fill the cached stages, put the summary on the parent run, close it; nothing if no stage ran."""
-    owner = execution.current()
-    folder = tracking.spools() / owner.key
-    if not (folder / "owner.json").exists():
-        return
+    """Back-fill the cached stages, put the summary on the parent run, close it; nothing if no stage ran.
+
+    Trouble with MLflow is said in a line and fails nothing: the events stay for a later execution.
+    """
+    folder = tracking.spools() / execution.current().key
+    try:
+        if tracking.left_behind():
+            tracking.replay(tracking.connect())
+        if (folder / "owner.json").exists():
+            _close(folder, path)
+    except Exception as error:  # the outer edge of tracking
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        print(
+            f"genmodels: tracking: {reason}; kept in {tracking.spools()} and shipped later", file=sys.stderr
+        )
+
+
+def _close(folder: Path, path: Path) -> None:
     connection = tracking.connect()
-    tracking.replay(connection)
     parent = tracking.ship(folder, connection)
     client, experiment = connection
     executed = {spool.stem for spool in folder.glob("*.jsonl")}

@@ -65,14 +65,21 @@ class Route(NamedTuple):
         """Return the mean over images."""
         if self.values is None:
             return undetermined(self.reason, unit="nats per image", n=0, method=self.method)
-        n = len(self.values)
-        error = self.error(np.full(n, 1.0 / n))
-        return over_images(self.values, kind=self.kind, method=self.method, stderr_estimator=error)
+        weights = np.full(len(self.values), 1.0 / len(self.values))
+        return over_images(
+            self.values,
+            kind=self.kind,
+            method=self.method,
+            stderr_estimator=self.error(weights),
+            own_variance=self._own_variance(weights),
+        )
 
     def error(self, weights: np.ndarray) -> float:
         """Return the estimator's standard error of Σ_i w_i log q(x_i), with Σ w = 1."""
-        own = 0.0 if self.variances is None else float((weights**2 * self.variances).sum())
-        return math.hypot(math.sqrt(own), self.shared)
+        return math.hypot(math.sqrt(self._own_variance(weights)), self.shared)
+
+    def _own_variance(self, weights: np.ndarray) -> float:
+        return 0.0 if self.variances is None else float((weights**2 * self.variances).sum())
 
 
 def routes(
@@ -132,8 +139,13 @@ def _gaussian(model: HasComponents, v: Tensor, key: Key, effort: Effort) -> Iter
 def _energy(model: Any, x: Tensor, log_z: Mapping[str, Estimate]) -> Iterator[Route]:
     unnormalised = model.log_unnormalised(x).double().numpy()
     estimated = {name: estimate for name, estimate in log_z.items() if name != ENUMERATION}
-    first = log_z[ENUMERATION] if ENUMERATION in log_z else free_energy.combined(list(estimated.values()))
-    yield _normalised("", unnormalised, first)
+    if ENUMERATION in log_z:
+        yield _normalised("", unnormalised, log_z[ENUMERATION])
+    elif len(estimated) > 1:
+        yield _normalised("", unnormalised, free_energy.combined(list(estimated.values())))
+    else:
+        reason = "log Z is not known: estimate it first, and keep the model's folder in its pipeline"
+        yield Route("", None, None, 0.0, "undetermined", "log Z by sampling", reason)
     for name, estimate in estimated.items():
         yield _normalised(name, unnormalised, estimate)
 

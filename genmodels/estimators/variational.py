@@ -71,4 +71,6 @@ def _variance(draws: np.ndarray) -> np.ndarray:  # (repeat, image) -> (image,), 
 
 def _mean(draws: np.ndarray, name: str) -> Estimate:
     stderr = math.sqrt(float(_variance(draws).sum())) / draws.shape[1]
-    return over_images(draws.mean(0), kind="estimate", method=name, stderr_estimator=stderr)
+    return over_images(
+        draws.mean(0), kind="estimate", method=name, stderr_estimator=stderr, own_variance=stderr**2
+    )
