@@ -301,8 +301,8 @@ def left_behind() -> list[Path]:
 def replay(connection: Any) -> None:
     """Ship what earlier executions left behind, close their parents, and delete their event files.
 
-    A folder that cannot be shipped, because its run was deleted or its database is another one, is left with a
-    note in it and hinders no other.
+    A folder that cannot be shipped, because its run was deleted or its database is another one, is left
+    with a note in it and hinders no other.
     """
     with execution.locked(spools() / "replay.lock"):
         for folder in left_behind():

@@ -117,3 +117,23 @@ def test_joint_z_score() -> None:
     assert joint_z_score(exact, another) == math.inf
     with pytest.raises(ValueError, match="undetermined"):
         joint_z_score(one, undetermined("why", unit="nats", n=1, method="m"))
+
+
+def test_noise_of_each_image_counts_once() -> None:
+    generator = np.random.default_rng(3)
+    n, spread, noise, shared = 400, 2.0, 1.5, 0.05
+    means, errors = [], []
+    for _ in range(2000):
+        values = (
+            generator.normal(0.0, spread, n) + generator.normal(0.0, noise, n) + generator.normal(0.0, shared)
+        )
+        estimator = math.hypot(noise / math.sqrt(n), shared)
+        once = over_images(
+            values, kind="lower", method="test", stderr_estimator=estimator, own_variance=noise**2 / n
+        )
+        means.append(once.value)
+        errors.append(once.stderr)
+    # The standard deviation of 2000 means has a relative error of 1/√4000.
+    assert np.mean(errors) == pytest.approx(np.std(means), rel=3.5 / math.sqrt(4000))
+    twice = over_images(values, kind="lower", method="test", stderr_estimator=estimator)
+    assert twice.stderr > 1.1 * np.std(means)

@@ -65,6 +65,9 @@ def test_the_shipped_file_is_right() -> None:
         ("train.rbm.learning_rate", 0, ("train.rbm.learning_rate = 0", "greater than 0")),
         ("train.diffusion.ema", 1.0, ("train.diffusion.ema = 1.0", "less than 1")),
         ("fit_baselines.gaussian.eigenvalue_floor", 0.0, ("eigenvalue_floor = 0.0", "greater than 0")),
+        ("train.diffusion.gamma_min", 9.0, ("gamma_min = 9.0", "below gamma_max")),
+        ("evaluate.importance_samples", 1, ("evaluate.importance_samples = 1", "greater than or equal to 2")),
+        ("estimate_log_z.rbm.replica_exchange.n_rounds", 3, ("n_rounds = 3", "greater than or equal to 4")),
         ("sample.n", None, ("sample.n = None", "integer")),
     ],
 )

@@ -109,6 +109,11 @@ def test_evaluate_and_sample_from_the_command(twins: Twins) -> None:
     estimate = json.loads(done.stdout)
     assert estimate["kind"] == "exact"
     assert estimate["value"] < 0 < estimate["stderr"]
+    # By its name the data set means the split beside the model, not a new one.
+    named = first.run(
+        "genmodels", "evaluate", "out/main/fit_baselines/independent", "--data", "digits", "--json"
+    )
+    assert (json.loads(named.stdout), named.stderr) == (estimate, "")
     for model in ("train/rbm", "train/vae"):
         pictures = []
         for name in ("a.png", "b.png"):

@@ -17,6 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from pipelines import execution, tracking
 from pipelines.execution import Execution
+from stages import track
 
 Twins = tuple[Checkout, Checkout, Listeners]
 STAGES = 24  # all but track, which is none of the children
@@ -219,3 +220,34 @@ def test_the_execution_is_the_nearest_dvc_or_this_process() -> None:
     assert mine.alive
     assert not gone().alive
     assert not Execution(os.getpid(), mine.started - 100.0).alive
+
+
+def test_the_last_stage_fails_nothing_where_mlflow_does_and_ships_it_all_the_next_time(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage(gone(), "train@vae", lambda run: run.metrics({"loss": 2.0}))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    track.finish(Path("params.yaml"))
+    said = capsys.readouterr().err
+    assert said.startswith("genmodels: tracking: ")
+    assert len(said.splitlines()) == 1
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    track.finish(Path("params.yaml"))
+    assert capsys.readouterr().err == ""
+    (parent,) = parents(store)
+    assert children(store, parent)["train@vae"].data.metrics["loss"] == 2.0
+    assert tracking.left_behind() == []
+
+
+def test_one_folder_that_cannot_be_shipped_hinders_no_other(store: Path) -> None:
+    broken, whole = gone(), gone()
+    for owner in (broken, whole):
+        stage(owner, "train@vae", lambda run: run.metrics({"loss": 2.0}))
+    (tracking.spools() / broken.key / "parent.json").write_text(json.dumps({"run_id": "f" * 32}))
+    (tracking.spools() / broken.key / "train@vae.shipped").write_text(
+        json.dumps({"run_id": "e" * 32, "n_lines": 1})
+    )
+    tracking.replay(tracking.connect())
+    assert [run.info.status for run in parents(store)] == ["FINISHED"]
+    assert [folder.name for folder in tracking.left_behind()] == [broken.key]
+    assert (tracking.spools() / broken.key / "trouble.txt").exists()
