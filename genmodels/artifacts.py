@@ -17,6 +17,7 @@ from torch import Tensor
 
 from genmodels import registry
 from genmodels.errors import InputError
+from genmodels.estimate import Estimate
 from genmodels.models import MODELS
 
 FORMAT = 1
@@ -27,7 +28,8 @@ _CONFIG = {"format": int, "model": str, "args": dict, "data": dict, "sha256": di
 def new_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `folder` that takes its place if, and only if, all goes well.
 
-    The old folder is renamed before it is deleted: a kill between leaves the one or the other whole.
+    The old folder is renamed before it is deleted: a kill between leaves the one or the other whole, and an
+    interrupt leaves it in its place.
 
     Raises:
         InputError: `folder` is a file.
@@ -38,15 +40,17 @@ def new_folder(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     temporary.chmod(0o755)
+    aside = temporary.with_name(f"{temporary.name}.old")
     try:
         yield temporary
-        aside = temporary.with_name(f"{temporary.name}.old")
         if folder.exists():
             os.replace(folder, aside)
         os.replace(temporary, folder)
-        shutil.rmtree(aside, ignore_errors=True)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if aside.exists() and not folder.exists():
+            os.replace(aside, folder)
+        for left in (temporary, aside):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
@@ -156,6 +160,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     if config["format"] != FORMAT:
         raise InputError(f"{path}: format is {config['format']}, this version reads {FORMAT}")
     return config
+
+
+def read_log_z(folder: Path) -> dict[str, Estimate]:
+    """Return the estimates of log Z that a pipeline wrote beside a model's folder, by name of method.
+
+    Those that were made of other weights than the folder's are left out.
+    """
+    folder = Path(folder).resolve()
+    path = folder.parent.parent / "estimate_log_z" / f"{folder.name}.json"
+    if not path.exists():
+        return {}
+    digest, answers = sha256(folder / "model.safetensors"), read_json(path)
+    return {name: Estimate.from_dict(it) for name, it in answers.items() if it.get("model_sha256") == digest}
 
 
 def load_model(folder: Path) -> Any:

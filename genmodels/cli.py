@@ -4,10 +4,11 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from genmodels import runs
 from genmodels.errors import InputError
 
 app = typer.Typer(
@@ -37,30 +38,17 @@ def evaluate(
     """Print the model's log-likelihood of held-out binary images, in nats per image."""
     import torch
 
-    from genmodels.artifacts import load_model, read_config
+    from genmodels.artifacts import load_model, read_config, read_log_z
     from genmodels.estimators import likelihood
     from genmodels.streams import Key
 
     model, config = load_model(model_dir), read_config(model_dir)
     v = torch.from_numpy(_held_out(data, model_dir, config["data"], seed)).float()
     routes = likelihood.routes(
-        model, v, Key(seed, "evaluate"), likelihood.with_enumeration(model, _log_z(model_dir))
+        model, v, Key(seed, "evaluate"), likelihood.with_enumeration(model, read_log_z(model_dir))
     )
     estimate = routes[0].mean()
     print(json.dumps(estimate.to_dict(), sort_keys=True) if as_json else estimate)
-
-
-def _log_z(model_dir: Path) -> dict[str, Any]:
-    """Return the estimates of log Z that the pipeline wrote for this model, if it did."""
-    from genmodels.artifacts import read_json, sha256
-    from genmodels.estimate import Estimate
-
-    folder = model_dir.resolve()
-    path = folder.parents[1] / "estimate_log_z" / f"{folder.name}.json"
-    if not path.exists():
-        return {}
-    mine, answers = sha256(folder / "model.safetensors"), read_json(path)
-    return {name: Estimate.from_dict(it) for name, it in answers.items() if it.get("model_sha256") == mine}
 
 
 def _held_out(data: str, model_dir: Path, trained_on: dict[str, Any], seed: int) -> Any:
@@ -70,37 +58,45 @@ def _held_out(data: str, model_dir: Path, trained_on: dict[str, Any], seed: int)
     """
     import numpy as np
 
-    from genmodels.data import images
-    from genmodels.data.prepare import prepare_dataset
-    from genmodels.data.sources import SOURCES
-
-    shape = trained_on["shape"]
-    beside = model_dir.resolve().parents[1] / "prepare" / "images"
-    if (beside / "meta.json").exists() and images.load(beside).name == data:
-        data = str(beside)
-    name = data if data in SOURCES else "folder"
-    if (Path(data) / "meta.json").exists():
-        prepared = images.load(Path(data))
-    elif name == data or Path(data).exists():
-        size = None if name == "folder" else (shape[0], shape[1])
-        path = data if name == "folder" else None
-        prepared, _ = prepare_dataset(name, path, None, size, 10000, 0.3, validation=0.1, test=0.2, seed=seed)
-        if name == trained_on["name"]:
-            print(
-                f"genmodels: the pipeline's split of '{name}' is not beside the model: "
-                "some of these images may be among those it was trained on",
-                file=sys.stderr,
-            )
-    else:
-        raise InputError(f"--data {data}: neither a data set ({', '.join(SOURCES)}) nor a folder of images")
-    if list(prepared.shape) != shape:
-        here, there = ("×".join(map(str, sides)) for sides in (prepared.shape, shape))
+    prepared = _prepared(data, model_dir)
+    found = prepared or _made(data, trained_on, seed)
+    if list(found.shape) != trained_on["shape"]:
+        here, there = ("×".join(map(str, sides)) for sides in (found.shape, trained_on["shape"]))
         raise InputError(
             f"--data {data}: images of {here} where the model was trained on {there} pixels and channels"
         )
-    if name == "folder" and prepared.name == "folder" and not (Path(data) / "meta.json").exists():
-        return np.concatenate([split.binary for split in prepared.splits.values()])
-    return prepared.splits["test"].binary
+    if prepared is None and found.name == "folder":
+        return np.concatenate([split.binary for split in found.splits.values()])
+    return found.splits["test"].binary
+
+
+def _prepared(data: str, model_dir: Path) -> Any:
+    """Return the images of that name beside the model, else those of that prepared folder, else None."""
+    from genmodels.data import images
+
+    beside = model_dir.resolve().parent.parent / "prepare" / "images"
+    if (beside / "meta.json").exists() and (found := images.load(beside)).name == data:
+        return found
+    return images.load(Path(data)) if (Path(data) / "meta.json").exists() else None
+
+
+def _made(data: str, trained_on: dict[str, Any], seed: int) -> Any:
+    """Return the images of a data set, split anew, or of a folder of pictures."""
+    from genmodels.data.prepare import prepare_dataset
+    from genmodels.data.sources import SOURCES
+
+    if data not in SOURCES and not Path(data).exists():
+        raise InputError(f"--data {data}: neither a data set ({', '.join(SOURCES)}) nor a folder of images")
+    name = data if data in SOURCES else "folder"
+    path, size = (data, None) if name == "folder" else (None, tuple(trained_on["shape"][:2]))
+    made, _ = prepare_dataset(name, path, None, size, 10000, 0.3, validation=0.1, test=0.2, seed=seed)
+    if name == trained_on["name"]:
+        print(
+            f"genmodels: the pipeline's split of '{name}' is not beside the model: "
+            "some of these images may be among those it was trained on",
+            file=sys.stderr,
+        )
+    return made
 
 
 @app.command()
@@ -124,8 +120,7 @@ def sample(
         raise InputError(f"--out {out}: pictures are written as PNG, give a name that ends in .png")
     model, config = load_model(model_dir), read_config(model_dir)
     with placement(0, workers) as place:
-        drawn = generate(model, n, Key(seed, "sample"), place)
-    arrays = [array.float().numpy() for array in drawn if array is not None]
+        arrays = list(generate(model, n, Key(seed, "sample"), place).arrays().values())
     with new_file(out) as path:
         pictures.panels(arrays, config["data"]["shape"], path)
     print(f"{out}: {n} pictures" + (", below them their pixels' probabilities" if len(arrays) > 1 else ""))
@@ -181,27 +176,25 @@ def _checked(table: Any, name: str) -> dict[str, Any]:
 
 def _tracked(name: str) -> Any:
     """Return the table that was kept with an MLflow run, given its id or its name."""
-    database = Path(os.environ.get("DVC_ROOT", ".")).resolve() / "mlflow.db"
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if uri is None and not database.exists():
-        raise InputError(f"{name}: no such file or folder, and no tracked runs here ({database})")
+    if runs.server() is None and not runs.database().exists():
+        raise InputError(f"{name}: no such file or folder, and no tracked runs here ({runs.database()})")
     from mlflow.exceptions import MlflowException
 
     try:
-        return _downloaded(name, uri or f"sqlite:///{database}")
+        return _downloaded(name)
     except MlflowException as error:
         raise InputError(f"{name}: MLflow has no table of it ({str(error).splitlines()[0]})") from error
 
 
-def _downloaded(name: str, uri: str) -> Any:
+def _downloaded(name: str) -> Any:
     import tempfile
 
     from mlflow.tracking import MlflowClient
 
     from genmodels.artifacts import read_json
 
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("genmodels")
+    client = MlflowClient(runs.uri())
+    experiment = client.get_experiment_by_name(runs.EXPERIMENT)
     found = [] if experiment is None else client.search_runs(
         [experiment.experiment_id], "tags.`genmodels.kind` = 'pipeline'", max_results=10000
     )  # fmt: skip
@@ -212,6 +205,46 @@ def _downloaded(name: str, uri: str) -> Any:
         )
     with tempfile.TemporaryDirectory() as folder:
         return read_json(Path(client.download_artifacts(ids[0], "report/table.json", folder)))
+
+
+@app.command()
+def anneal(
+    file: Annotated[Path, typer.Argument(help="Couplings: .rud .mc .gset .txt (max-cut), .coo, .bqm .json.")],
+    method: Annotated[
+        Literal["annealing", "tempering", "exchange", "population", "jarzynski"],
+        typer.Option(help="What moves the spins through temperature."),
+    ],
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the run; a new one if not given.")] = None,
+    beta_max: Annotated[
+        float | None, typer.Option(help="The last inverse temperature; from the couplings if not given.")
+    ] = None,
+    replicas: Annotated[int | None, typer.Option(min=4, help="Configurations that move at once.")] = None,
+    sweeps: Annotated[int | None, typer.Option(min=1, help="Sweeps at each temperature.")] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds after which the best so far is the answer.")
+    ] = None,
+    format: Annotated[
+        Literal["rudy", "coo", "bqm"] | None, typer.Option(help="Of the file, whatever its suffix.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Ray workers; 0: this process.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for states, curves and pictures.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Find the ground state of given couplings, and log Z at every temperature on the way.
+
+    The energy is E = −Σ_{i<j} J_ij x_i x_j − Σ_i h_i x_i with spins ±1; a max-cut file has J = −w.
+    """
+    from genmodels.anneal.run import Request, execute
+    from genmodels.anneal.terminal import show
+
+    request = Request(file, method, format, seed, beta_max, replicas, sweeps, time_limit, workers, out)
+    answer = execute(request, show_progress=not as_json)
+    if as_json:
+        print(json.dumps(answer.entries(), sort_keys=True, allow_nan=False))
+    else:
+        show(answer)
+    if answer.stopped == "interrupted":
+        raise typer.Exit(130)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,7 +10,7 @@ from genmodels import registry
 from genmodels.errors import InputError
 from genmodels.estimators import sequential
 from genmodels.kernels import KERNELS
-from genmodels.protocols import CanSample, HasBlocks, HasComponents, HasPictures, Placement
+from genmodels.protocols import CanSample, HasBlocks, HasComponents, HasPictures, HasSides, Placement
 from genmodels.samplers import SAMPLERS
 from genmodels.streams import Key
 
@@ -24,6 +25,11 @@ class Pictures(NamedTuple):
 
     pixels: Tensor
     means: Tensor | None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return what there is by name, pixels as uint8 and means as float32  # (n, site) each."""
+        arrays = {"pixels": self.pixels.numpy().astype(np.uint8)}
+        return arrays if self.means is None else arrays | {"means": self.means.float().numpy()}
 
 
 @torch.no_grad()
@@ -52,5 +58,8 @@ def _chains(model: Any, n: int, key: Key, placement: Placement) -> Pictures:
     kernel = registry.build(KERNELS, "block_gibbs", {})
     sampler = registry.build(SAMPLERS, "replica_exchange", {})
     x = sampler.draw(model, kernel, n, key, placement)
+    has_hidden = isinstance(model, HasSides)
+    if not has_hidden:
+        return Pictures((x + 1.0) / 2.0, None)
     means = model.conditional(0, x, torch.ones(n))
     return Pictures((x[:, model.blocks[0]] + 1.0) / 2.0, means)

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkabl
 import torch
 from torch import Tensor
 
+from genmodels.couplings import Couplings
 from genmodels.streams import Key
 
 Domain = Literal["spin", "binary", "grey"]
@@ -47,10 +48,34 @@ class HasEnergy(Protocol):
 class HasBlocks(Protocol):
     """An energy model whose sites fall into blocks, independent within a block given the others."""
 
-    blocks: tuple[slice, ...]
+    blocks: tuple[slice | Tensor, ...]  # ranges, or indices of sites
 
     def conditional(self, block: int, x: Tensor, beta: Tensor) -> Tensor:  # (replica, site), (replica,)
         """Return P_β(x_i = +1 | rest) of the sites of `block`  # (replica, sites of the block)."""
+        ...
+
+
+@runtime_checkable
+class HasCouplings(Protocol):
+    """An energy model that is quadratic in spins."""
+
+    def couplings(self) -> Couplings:
+        """Return its couplings and fields."""
+        ...
+
+
+@runtime_checkable
+class HasReference(Protocol):
+    """A path P_β(x) ∝ exp(−βE(x) − E_0(x)) that starts from a distribution other than the uniform one."""
+
+    log_z_reference: float  # log Σ_x exp(−E_0(x)), nats
+
+    def reference_energy(self, x: Tensor) -> Tensor:  # (replica, site) -> (replica,)
+        """Return E_0(x) in nats."""
+        ...
+
+    def draw_reference(self, n: int, generator: torch.Generator) -> Tensor:  # -> (n, site)
+        """Return n independent draws at β = 0."""
         ...
 
 
@@ -157,14 +182,26 @@ class Info(NamedTuple):
 
 
 class Kernel(Protocol[State]):
-    """A Markov transition that leaves exp(−βE) invariant; a frozen dataclass of its settings."""
+    """A Markov transition that leaves exp(−βE − E_0) invariant; a frozen dataclass of its settings."""
+
+    @property
+    def detailed_balance(self) -> bool:
+        """Return whether one update (a random site, a block, a proposal) satisfies it; balance always holds."""
+        ...
 
     def init(self, model: Any, n_replicas: int, key: Key) -> State:
-        """Return independent replicas at β = 0 (uniform)."""
+        """Return independent replicas at β = 0, drawn from the reference."""
+        ...
+
+    def start(self, model: Any, x: Tensor) -> State:
+        """Return the state of given configurations  # (replica, site)."""
         ...
 
     def advance(self, model: Any, state: State, beta: Tensor, n_sweeps: int, key: Key) -> tuple[State, Info]:
-        """Advance every replica by `n_sweeps` sweeps, replica r at beta[r]; `state` is left untouched."""
+        """Advance every replica by `n_sweeps` sweeps; `state` is left untouched.
+
+        `beta` is (replica,), replica r at beta[r], or a schedule (sweep, replica): sweep t at beta[t].
+        """
         ...
 
     def configuration(self, state: State) -> Tensor:
@@ -173,6 +210,51 @@ class Kernel(Protocol[State]):
 
     def select(self, state: State, index: Tensor) -> State:
         """Return the state whose replica r is `state`'s replica index[r] (resampling)."""
+        ...
+
+
+class Sampler(Protocol):
+    """An algorithm that moves chains through temperature; a frozen dataclass of its settings."""
+
+    def run(
+        self,
+        model: Any,
+        kernel: Kernel[Any],
+        key: Key,
+        placement: "Placement",
+        progress: Callable[..., bool | None] | None = None,
+    ) -> Any:
+        """Return what was measured.
+
+        Args:
+            model: With an energy and what the kernel asks for; with a reference if it is a path.
+            kernel: What moves the replicas at fixed β.
+            key: The stream of the run.
+            placement: Where the shards run; it does not change a bit of the result.
+            progress: Called as progress(done, total, **figures). Once it returns True no more work is
+                started, and the result holds what all shards have done by then.
+
+        Raises:
+            FloatingPointError: an energy is not finite.
+        """
+        ...
+
+
+class SamplerResult(Protocol):
+    """What every sampler returns, beside its own measurements."""
+
+    betas: Tensor  # (rung or step,), float64, rising
+    log_z_0: float  # at β = 0, exact, nats
+    best_energy: float  # the lowest met, nats at β = 1
+    best_x: Tensor  # (site,), its configuration
+    n_updates: int  # attempted single-site updates
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what is worth keeping, by name."""
+        ...
+
+    def summary(self) -> dict[str, Any]:
+        """Return how well it went, JSON-ready."""
         ...
 
 

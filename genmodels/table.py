@@ -6,8 +6,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-Rows = list[Mapping[str, Any]]
-
 
 def show(tables: Mapping[str, Mapping[str, Any]]) -> None:
     """Print one table in full, or the log-likelihoods of several side by side."""

@@ -1,9 +1,12 @@
 """The stages of a dvc.yaml with their templates filled in, as DVC itself reads them."""
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from genmodels.errors import InputError
 from pipelines import execution
 
 
@@ -23,15 +26,36 @@ class Entry(NamedTuple):
 
 
 def entries(dvc_yaml: Path) -> dict[str, Entry]:
-    """Return the stages of a dvc.yaml by name, in the order of the file.
+    """Return the stages of a dvc.yaml by name, in the order of the file."""
+    with _stages(dvc_yaml) as stages:
+        return {name: _entry(stage) for name, stage in stages.items()}
+
+
+def entry(dvc_yaml: Path, name: str) -> Entry:
+    """Return one stage of a dvc.yaml.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    with _stages(dvc_yaml) as stages:
+        if name not in stages:
+            raise InputError(f"{dvc_yaml}: no stage '{name}'; it has {', '.join(stages)}")
+        return _entry(stages[name])
+
+
+@contextmanager
+def _stages(dvc_yaml: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield DVC's stages by name, each made when it is asked for, without what dvc.lock says of them.
 
     Read in this process while `dvc repro` holds its lock, so nothing here may write or lock.
     """
+    from dvc.dvcfile import load_file
     from dvc.repo import Repo
+    from dvc.stage.loader import StageLoader
 
     with Repo(".", uninitialized=True) as repo:
-        stages = repo.stage.load_all(str(dvc_yaml))
-        return {stage.addressing.split(":")[-1]: _entry(stage) for stage in stages}
+        file = load_file(repo, str(dvc_yaml))
+        yield StageLoader(file, file.contents)
 
 
 def _entry(stage: Any) -> Entry:

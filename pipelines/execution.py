@@ -19,17 +19,18 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Execution(NamedTuple):
-    """One run of `dvc`, named by its process: (pid, start time) is unique on a host."""
+    """One run of a pipeline by `dvc`, named by the process: (pid, start time) is unique on a host."""
 
     pid: int
     started: float
+    pipeline: str = "main"  # one `dvc` may run several
 
     @property
     def key(self) -> str:
         """Return a name for files and tags; experiments that share a queue worker differ in theirs."""
-        experiment = os.environ.get("DVC_EXP_NAME", "")
-        name = f"{self.pid}-{int(self.started * 1000)}"
-        return f"{name}-{experiment}" if experiment else name
+        pipeline = "" if self.pipeline == "main" else self.pipeline
+        parts = (pipeline, str(self.pid), str(int(self.started * 1000)), os.environ.get("DVC_EXP_NAME", ""))
+        return "-".join(part for part in parts if part)
 
     @property
     def alive(self) -> bool:
@@ -51,18 +52,13 @@ def host() -> str:
     return socket.gethostname()
 
 
-def root() -> Path:
-    """Return the main checkout, also from the temporary checkout of a queued experiment."""
-    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
-
-
-def current() -> Execution:
-    """Return the nearest ancestor that is a `dvc` process, or this process where there is none."""
+def current(pipeline: str = "main") -> Execution:
+    """Return that of the nearest ancestor that is a `dvc` process, or of this process where there is none."""
     process = psutil.Process()
     for ancestor in process.parents():
         if _is_dvc(ancestor):
-            return Execution(ancestor.pid, ancestor.create_time())
-    return Execution(process.pid, process.create_time())
+            return Execution(ancestor.pid, ancestor.create_time(), pipeline)
+    return Execution(process.pid, process.create_time(), pipeline)
 
 
 def _is_dvc(process: psutil.Process) -> bool:

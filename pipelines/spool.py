@@ -55,6 +55,11 @@ class Spool:
         temporary.replace(path)
 
 
+def spools_in(folder: Path) -> list[Spool]:
+    """Return the spools of one execution, in the order of their stages' names."""
+    return [Spool(path) for path in sorted(folder.glob("*.jsonl"))]
+
+
 class Shipped(NamedTuple):
     """The MLflow run an event file became, and how many of its lines are there."""
 

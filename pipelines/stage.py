@@ -13,18 +13,18 @@ from typing import Any, NamedTuple
 
 import torch
 
+from genmodels import runs
 from genmodels.artifacts import write_json
 from genmodels.errors import InputError
 from pipelines import dag, execution, params, tracking
-from pipelines.params import Params
 
 
 class Stage(NamedTuple):
     """What a stage's work is given."""
 
     name: str  # "train@vae", or "prepare"
-    model: str  # "vae", or ""
-    params: Params
+    model: str  # what stands after the @: "vae", a method's name, or ""
+    params: Any  # the params.yaml, validated
     out: Path  # out/<pipeline>
     scratch: Path  # for checkpoints; another one for other parameters or dependencies
     run: tracking.Run | tracking.Silent
@@ -34,12 +34,20 @@ class Stage(NamedTuple):
         made_by = "fit_baselines" if self.model in type(self.params.fit_baselines).model_fields else "train"
         return self.out / made_by / self.model
 
+    def cost(self, seconds: float, part: str = "") -> None:
+        """Note in MLflow and in out/costs.json how long the stage, or a part of it, took; in no output."""
+        self.run.metrics({f"seconds/{part}" if part else "seconds": seconds})
+        path = Path("out/costs.json")
+        path.parent.mkdir(exist_ok=True)
+        costs: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        write_json(path, costs | {f"{self.name}/{part}" if part else self.name: round(seconds, 2)})
+
 
 def arguments(name: str) -> argparse.Namespace:
-    """Return the parsed command line of a stage: params, model, debug."""
+    """Return the parsed command line of a stage: params, model (or method), debug."""
     parser = argparse.ArgumentParser(prog=f"python -m stages.{name}")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--model", default="")
+    parser.add_argument("--model", "--method", default="")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args()
 
@@ -53,9 +61,14 @@ def main(name: str, work: Callable[[Stage], None]) -> None:
 
 @contextmanager
 def one_line_errors(debug: bool = False) -> Iterator[None]:
-    """Turn what the user got wrong into one line on stderr and exit status 2."""
+    """Turn what the user got wrong into one line on stderr and exit status 2, and Ctrl-C into status 130."""
     try:
         yield
+    except KeyboardInterrupt:
+        if debug or os.environ.get("GENMODELS_DEBUG"):
+            raise
+        print("genmodels: stopped", file=sys.stderr)
+        sys.exit(130)
     except (InputError, FloatingPointError, OSError) as error:
         if debug or os.environ.get("GENMODELS_DEBUG"):
             raise
@@ -77,12 +90,12 @@ def relaunch(n_processes: int) -> None:
 
 
 def _run(name: str, model: str, path: Path, work: Callable[[Stage], None]) -> None:
-    owner = execution.current()
+    owner = execution.current(out_folder(path).name)
     execution.die_with_parent(owner)
     values = params.read(path)
-    relaunch(_processes(values, name, model))
+    relaunch(params.flat(values).get(f"{name}.{model}.processes", 1))
     torch.set_num_threads(values.threads)
-    entry = _entry(path.parent / "dvc.yaml", f"{name}@{model}" if model else name)
+    entry = dag.entry(path.parent / "dvc.yaml", f"{name}@{model}" if model else name)
     inputs = entry.inputs()
     if rank() > 0:
         folder = _scratch_folder(inputs)
@@ -93,22 +106,9 @@ def _run(name: str, model: str, path: Path, work: Callable[[Stage], None]) -> No
         tracking.Run(entry.name, inputs, params.flat(entry.params), owner) as run,
     ):
         start = time.monotonic()
-        work(Stage(entry.name, model, values, out_folder(path), scratch, run))
-        seconds = time.monotonic() - start
-        run.metrics({"seconds": seconds})
-        _note_cost(entry.name, seconds)
-
-
-def _processes(values: Params, name: str, model: str) -> int:
-    block = getattr(values, name, None)
-    return getattr(getattr(block, model, None), "processes", 1) if model else 1
-
-
-def _entry(dvc_yaml: Path, name: str) -> dag.Entry:
-    entries = dag.entries(dvc_yaml)
-    if name not in entries:
-        raise InputError(f"{dvc_yaml}: no stage '{name}'; it has {', '.join(entries)}")
-    return entries[name]
+        stage = Stage(entry.name, model, values, out_folder(path), scratch, run)
+        work(stage)
+        stage.cost(time.monotonic() - start)
 
 
 def out_folder(path: Path) -> Path:
@@ -117,7 +117,7 @@ def out_folder(path: Path) -> Path:
 
 
 def _scratch_folder(inputs: str) -> Path:
-    return execution.root() / ".scratch" / "stages" / inputs[:32]
+    return runs.root() / ".scratch" / "stages" / inputs[:32]
 
 
 @contextmanager
@@ -128,10 +128,3 @@ def _scratch(inputs: str) -> Iterator[Path]:
         yield folder
         # The outputs are there: checkpoints have done their duty.
         shutil.rmtree(folder)
-
-
-def _note_cost(name: str, seconds: float) -> None:
-    path = Path("out/costs.json")
-    path.parent.mkdir(exist_ok=True)
-    costs: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    write_json(path, costs | {name: round(seconds, 2)})

@@ -15,26 +15,21 @@ from typing import Any
 
 import numpy as np
 
+from genmodels import runs
 from genmodels.artifacts import sha256, write_json
 from pipelines import execution
 from pipelines.execution import Execution
-from pipelines.spool import Shipped, Spool, Status
+from pipelines.spool import Shipped, Spool, Status, spools_in
 
-EXPERIMENT = "genmodels"
 _SHIP_EVERY = 3.0  # seconds
 _PATIENCE = 20.0  # seconds that the end of a stage waits for MLflow; what is left is shipped by a later stage
 _BATCH = 1000  # MLflow's limit of metrics in a batch
 _SERVING = ("mlflow", "numpy", "torch", "safetensors", "diffusers", "pillow")
 
 
-def uri() -> str:
-    """Return the tracking URI: MLFLOW_TRACKING_URI, or a database in the main checkout."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{execution.root()}/mlflow.db"
-
-
 def spools() -> Path:
     """Return the folder of all executions' event files."""
-    return execution.root() / ".scratch" / "tracking"
+    return runs.root() / ".scratch" / "tracking"
 
 
 def connect() -> Any:
@@ -48,13 +43,13 @@ def connect() -> Any:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with execution.locked(spools() / "database.lock"):
-        client = MlflowClient(uri())
-        experiment = client.get_experiment_by_name(EXPERIMENT)
+        client = MlflowClient(runs.uri())
+        experiment = client.get_experiment_by_name(runs.EXPERIMENT)
         if experiment is not None:
             return client, experiment.experiment_id
-        artifacts = (execution.root() / "mlartifacts").as_uri() if uri().startswith("sqlite:") else None
+        artifacts = (runs.root() / "mlartifacts").as_uri() if runs.uri().startswith("sqlite:") else None
         tags = {"mlflow.experimentKind": "custom_model_development"}
-        return client, client.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=tags)
+        return client, client.create_experiment(runs.EXPERIMENT, artifact_location=artifacts, tags=tags)
 
 
 class Run:
@@ -155,7 +150,7 @@ def ship(folder: Path, connection: Any = None) -> str:
     client, experiment = connection or connect()
     with execution.locked(folder / "ship.lock"):
         parent = _parent(client, experiment, folder)
-        for spool in [Spool(path) for path in sorted(folder.glob("*.jsonl"))]:
+        for spool in spools_in(folder):
             shipped, events = spool.shipped(), spool.pending()
             if not events:
                 continue
@@ -254,7 +249,7 @@ def _register(client: Any, run_id: str, folder: Path, name: str) -> None:
         inputs=Schema([ColSpec("long", "seed")]),
         outputs=Schema([TensorSpec(np.dtype("float32"), (-1, n_sites))]),
     )
-    mlflow.set_tracking_uri(uri())
+    mlflow.set_tracking_uri(runs.uri())
     with _unspoken("mlflow"), mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
             name=name,
@@ -308,7 +303,7 @@ def replay(connection: Any) -> None:
         for folder in left_behind():
             try:
                 parent = ship(folder, connection)
-                whole = all(spool.ended() for spool in [Spool(path) for path in folder.glob("*.jsonl")])
+                whole = all(spool.ended() for spool in spools_in(folder))
                 connection[0].set_terminated(parent, "FINISHED" if whole else "FAILED")
             except Exception as error:  # the outer edge of tracking
                 (folder / "trouble.txt").write_text(f"{type(error).__name__}: {error}\n")

@@ -16,6 +16,7 @@ from pipelines.stage import Stage, rank
 
 _CHECKPOINT_EVERY = 15.0  # seconds; how often never changes the result
 _POINTS = 200  # of a curve
+_MONITOR_EVERY = _POINTS // 10  # points, and at the last step
 
 Row = dict[str, float]
 
@@ -65,7 +66,7 @@ def train(
 
     Args:
         stage: The stage that trains.
-        name: Of the checkpoint, and in front of the tracked metrics' names if the stage trains several times.
+        name: Of the checkpoint, and in front of the tracked metrics' names.
         model: The model, with its first parameters.
         learner: The learning rule.
         batches: The data of each step.
@@ -75,13 +76,12 @@ def train(
     """
     folder, curve = stage.scratch / name, Curve(n_steps)
     start = _resume(folder, model, curve)
-    done = Progress(n_steps, n_steps, {})
     with progress.bar(f"{stage.name} {name}".strip()) as report:
         last = time.monotonic()
         for done in fit(model, learner, batches, key, n_steps, start):
             row = curve.add(done)
             if row is not None:
-                if monitor is not None and _tenth(done):
+                if monitor is not None and (len(curve.rows) % _MONITOR_EVERY == 0 or done.step == n_steps):
                     row |= monitor(model)
                 stage.run.metrics({f"{name}/{metric}": value for metric, value in row.items()}, done.step)
                 report(done.step, n_steps, **{metric: row[metric] for metric in list(row)[1:3]})
@@ -93,11 +93,6 @@ def train(
     if hasattr(learner, "export"):
         learner.export(model, done.state)
     return curve.rows
-
-
-def _tenth(done: Progress) -> bool:
-    window = max(1, done.n_steps // _POINTS)
-    return done.step // window % max(1, _POINTS // 10) == 0 or done.step == done.n_steps
 
 
 def _save(folder: Path, model: Any, learner: Learner[Any], done: Progress, curve: Curve) -> None:

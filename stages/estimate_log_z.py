@@ -25,7 +25,7 @@ def work(stage: Stage) -> None:
             key = Key(stage.params.seed, f"estimate_log_z/{stage.model}/{name}")
             with progress.bar(f"{stage.name} {name}") as report:
                 result = sampler.run(model, kernel, key, workers, report)
-            curve = free_energy.curve(result)
+            curve, diagnostics = free_energy.evaluate(result)
             estimate = curve[-1]
             path = [
                 {"beta": beta, "value": point.value, "stderr": point.stderr}
@@ -33,7 +33,7 @@ def work(stage: Stage) -> None:
             ]
             answers[name] = estimate.to_dict() | {
                 "curve": path,
-                "diagnostics": free_energy.summary(result),
+                "diagnostics": diagnostics,
                 "model_sha256": digest,
             }
             save_tensors(folder / f"{name}.safetensors", result.tensors())

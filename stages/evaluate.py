@@ -1,12 +1,11 @@
 """One model on the held-out binary images, in nats; and its divergence from the truth where that is known."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from genmodels.artifacts import load_model, new_file, read_json, write_json
+from genmodels.artifacts import load_model, new_file, read_log_z, write_json
 from genmodels.data import images
 from genmodels.data.target import Target
 from genmodels.estimate import Estimate, undetermined
@@ -26,7 +25,7 @@ def work(stage: Stage) -> None:
     prepared = images.load(stage.out / "prepare" / "images")
     target = images.load_target(stage.out / "prepare" / "images")
     model = load_model(stage.model_folder())
-    log_z = likelihood.with_enumeration(model, _log_z(stage.out / "estimate_log_z" / f"{stage.model}.json"))
+    log_z = likelihood.with_enumeration(model, read_log_z(stage.model_folder()))
     effort = likelihood.Effort(**settings.model_dump(exclude={"images"}))
     key = Key(stage.params.seed, f"evaluate/{stage.model}")
     v = torch.from_numpy(prepared.splits["test"].binary[: settings.images]).float()
@@ -58,12 +57,6 @@ def work(stage: Stage) -> None:
 
 def _row(quantity: str, route: str, estimate: Estimate) -> dict[str, Any]:
     return {"name": f"{quantity}.{route}" if route else quantity} | estimate.to_dict()
-
-
-def _log_z(path: Path) -> dict[str, Estimate]:
-    if not path.exists():
-        return {}
-    return {name: Estimate.from_dict(entries) for name, entries in read_json(path).items()}
 
 
 def _against_truth(

@@ -26,9 +26,8 @@ def work(stage: Stage) -> None:
     results = [read_json(stage.out / "evaluate" / f"{model}.json") for model in TITLES]
     rows: list[Row] = [{"model": result["model"]} | row for result in results for row in result["rows"]]
     figures.likelihood(rows, out / "likelihood.png")
-    figures.samples(
-        _pictures(stage), images.load(stage.out / "prepare" / "images").shape, out / "samples.png"
-    )
+    prepared = images.load(stage.out / "prepare" / "images")
+    figures.samples(_pictures(stage, prepared), prepared.shape, out / "samples.png")
     figures.curves(_curves(stage), out / "curves.png")
     chains = {path.stem: read_json(path) for path in sorted((stage.out / "estimate_log_z").glob("*.json"))}
     for model, methods in chains.items():
@@ -46,8 +45,7 @@ def work(stage: Stage) -> None:
     stage.run.file(out / "report.html", "report")
 
 
-def _pictures(stage: Stage) -> list[tuple[str, np.ndarray]]:
-    prepared = images.load(stage.out / "prepare" / "images")
+def _pictures(stage: Stage, prepared: images.Images) -> list[tuple[str, np.ndarray]]:
     test = prepared.splits["test"]
     grey = test.grey[:_SHOWN] / max(1, prepared.levels - 1)
     lines = [("held-out, grey", grey), ("held-out, binary", test.binary[:_SHOWN].astype(np.float64))]
@@ -98,10 +96,11 @@ def _page(stage: Stage, data: Mapping[str, Any], rows: Sequence[Row]) -> str:
 def _cells(row: Row) -> dict[str, Any]:
     quantity, _, route = row["name"].partition(".")
     words = route.replace("_", " ")
+    further = bool(route) and quantity == "log_likelihood"
     return {
-        "title": title(row["model"]) + (f", {words}" if words and quantity == "log_likelihood" else ""),
+        "title": title(row["model"]) + (f", {words}" if further else ""),
         "quantity": f"{DIVERGENCES.get(quantity, '')} {words}".strip(),
-        "further": bool(route),
+        "further": further,
         "value": "not determined" if row["value"] is None else f"{row['value']:.3f}",
         "stderr_images": _error(row["stderr_images"]),
         "stderr_estimator": _error(row["stderr_estimator"]),

@@ -15,12 +15,8 @@ def work(stage: Stage) -> None:
     out, folder = stage.out / "sample", stage.model_folder()
     model = load_model(folder)
     with placement(0) as workers:
-        drawn = generate(
-            model, stage.params.sample.n, Key(stage.params.seed, f"sample/{stage.model}"), workers
-        )
-    arrays = {"pixels": drawn.pixels.numpy().astype(np.uint8)}
-    if drawn.means is not None:
-        arrays["means"] = drawn.means.float().numpy()
+        key = Key(stage.params.seed, f"sample/{stage.model}")
+        arrays = generate(model, stage.params.sample.n, key, workers).arrays()
     with new_file(out / f"{stage.model}.npz") as path:
         np.savez(path, **arrays)
     with new_file(out / f"{stage.model}.png") as path:

@@ -1,15 +1,15 @@
 """The last stage: one MLflow parent run shows the whole execution, also the stages DVC did not repeat."""
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+from genmodels import runs
 from genmodels.estimate import Estimate
 from pipelines import dag, execution, params, tracking
-from pipelines.spool import milliseconds
+from pipelines.spool import milliseconds, spools_in
 from pipelines.stage import arguments, one_line_errors, out_folder
 
 
@@ -18,7 +18,7 @@ def finish(path: Path) -> None:
 
     Trouble with MLflow is said in a line and fails nothing: the events stay for a later execution.
     """
-    folder = tracking.spools() / execution.current().key
+    folder = tracking.spools() / execution.current(out_folder(path).name).key
     try:
         if tracking.left_behind():
             tracking.replay(tracking.connect())
@@ -35,17 +35,21 @@ def _close(folder: Path, path: Path) -> None:
     connection = tracking.connect()
     parent = tracking.ship(folder, connection)
     client, experiment = connection
-    executed = {spool.stem for spool in folder.glob("*.jsonl")}
-    for entry in dag.entries(path.parent / "dvc.yaml").values():
+    executed = {spool.stage for spool in spools_in(folder)}
+    entries = dag.entries(path.parent / "dvc.yaml")
+    for entry in entries.values():
         if entry.name not in executed and entry.name != "track":
             _back_fill(client, experiment, parent, entry)
-    _summarise(client, parent, path)
+    (table,) = (dep for dep in entries["track"].deps if dep.name == "table.json")
+    _summarise(client, parent, path, table)
     client.set_terminated(parent, "FINISHED")
     shutil.rmtree(folder)
 
 
 def _back_fill(client: Any, experiment: str, parent: str, entry: dag.Entry) -> None:
     """Show a stage whose outputs DVC took from its cache as a child that points to the run that made them."""
+    from mlflow.entities import Metric, Param
+
     query = (
         f"tags.`genmodels.inputs` = '{entry.inputs()}' and tags.`dvc.cached` = 'false'"
         " and attributes.status = 'FINISHED'"
@@ -55,20 +59,22 @@ def _back_fill(client: Any, experiment: str, parent: str, entry: dag.Entry) -> N
     if sources:
         tags["dvc.source_run"] = sources[0].info.run_id
     run = client.create_run(experiment, tags=tags, run_name=entry.name)
-    for key, value in params.flat(entry.params).items():
-        client.log_param(run.info.run_id, key, value)
-    if sources:
-        for key, value in sources[0].data.metrics.items():
-            client.log_metric(run.info.run_id, key, value)
+    now = milliseconds()
+    metrics = sources[0].data.metrics if sources else {}
+    client.log_batch(
+        run.info.run_id,
+        [Metric(key, value, now, 0) for key, value in metrics.items()],
+        [Param(key, str(value)) for key, value in params.flat(entry.params).items()],
+    )
     client.set_terminated(run.info.run_id, "FINISHED")
 
 
-def _summarise(client: Any, parent: str, path: Path) -> None:
+def _summarise(client: Any, parent: str, path: Path, table: Path) -> None:
+    """Put on the parent the numbers of the pipeline's table, what is shown beside it, and all parameters."""
     from mlflow.entities import Metric, Param, RunTag
 
-    out, now = out_folder(path), milliseconds()
-    rows = json.loads((out / "report" / "table.json").read_text())["rows"]
-    metrics = []
+    now, metrics = milliseconds(), []
+    rows = json.loads(table.read_text())["rows"]
     for row in rows:
         number = Estimate.from_dict(row)
         if number.value is not None:
@@ -78,15 +84,14 @@ def _summarise(client: Any, parent: str, path: Path) -> None:
     flat = params.flat(params.read(path))
     tags = [RunTag("mlflow.source.git.commit", _commit())] if _commit() else []
     client.log_batch(parent, metrics, [Param(key, str(value)) for key, value in flat.items()], tags)
-    for picture in sorted((out / "report").glob("*.png")):
+    for picture in sorted(table.parent.glob("*.png")):
         client.log_artifact(parent, str(picture))  # at the top, where MLflow's comparison page looks for them
-    client.log_artifact(parent, str(out / "report" / "report.html"), "report")
-    client.log_artifact(parent, str(out / "report" / "table.json"), "report")
+    for file in (table.parent / "report.html", table):
+        client.log_artifact(parent, str(file), "report")
 
 
 def _commit() -> str:
-    head = Path(os.environ.get("DVC_ROOT", ".")) / ".git"
-    if not head.exists():
+    if not (runs.root() / ".git").exists():
         return ""
     import subprocess
 

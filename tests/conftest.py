@@ -68,7 +68,7 @@ import os, sys
 words = sys.orig_argv
 if "-m" in words and words[words.index("-m") + 1].startswith("stages."):
     stage = words[words.index("-m") + 1].removeprefix("stages.")
-    model = words[words.index("--model") + 1] if "--model" in words else ""
+    (model,) = [words[words.index(of) + 1] for of in ("--model", "--method") if of in words] or [""]
     os.environ["SPIED_STAGE"] = stage + "@" * bool(model) + model
 if "SPIED_STAGE" in os.environ:
     def note(event, arguments):
@@ -99,8 +99,8 @@ class Checkout:
         shutil.copytree(self.folder, twin.folder, ignore=shutil.ignore_patterns("tmp"))
         return twin
 
-    def change(self, changes: dict[str, Any]) -> None:
-        path = self.folder / "params.yaml"
+    def change(self, changes: dict[str, Any], params: str = "params.yaml") -> None:
+        path = self.folder / params
         path.write_text(changed(path.read_text(), changes))
 
     def environment(self, **more: str) -> dict[str, str]:

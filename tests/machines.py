@@ -2,31 +2,54 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from genmodels.couplings import Couplings
 from genmodels.kernels.block_gibbs import BlockGibbs, BlockGibbsState
+from genmodels.models.ising import Ising
 from genmodels.models.rbm import RBM
 from genmodels.protocols import Info
 from genmodels.streams import Key
 
 
-class BoltzmannMachine(nn.Module):
-    """E = −Σ_{k<l} J_kl x_k x_l − Σ h_k x_k, every site a block."""
+def BoltzmannMachine(n_sites: int, strength: float = 0.6) -> Ising:
+    """Return spins that are all coupled, every site a block."""
+    i, j = np.triu_indices(n_sites, 1)
+    J = torch.randn(n_sites, n_sites, generator=Key(1, "J").torch()).double().numpy()[i, j] * strength
+    return Ising.of(Couplings(n_sites, i, j, J, np.linspace(-0.3, 0.6, n_sites)))
 
-    def __init__(self, n_sites: int, strength: float = 0.6) -> None:
+
+class Quadratic(nn.Module):
+    """E = ½(x − μ)ᵀΛ(x − μ) of four real x, curved from 1.3 to 4: P_β ∝ exp(−βE) is N(μ, (βΛ)⁻¹)."""
+
+    def __init__(self) -> None:
         super().__init__()
-        coupling = torch.randn(n_sites, n_sites, generator=Key(1, "J").torch()).triu(1) * strength
-        self.J = nn.Parameter(coupling + coupling.T)
-        self.h = nn.Parameter(torch.linspace(-0.3, 0.6, n_sites))
-        self.n_sites = n_sites
-        self.blocks = tuple(slice(i, i + 1) for i in range(n_sites))
+        turn, _ = torch.linalg.qr(torch.randn(4, 4, generator=Key(3, "turn").torch(), dtype=torch.float64))
+        self.precision = nn.Parameter(turn @ torch.tensor([1.3, 2.0, 3.0, 4.0]).double().diag() @ turn.T)
+        self.mean = nn.Parameter(torch.tensor([1.0, -0.5, 0.3, 2.0], dtype=torch.float64))
+        self.n_sites = 4
 
     def energy(self, x: Tensor) -> Tensor:
-        return -0.5 * ((x @ self.J) * x).sum(1) - x @ self.h
+        away = x - self.mean.to(x.dtype)
+        return 0.5 * ((away @ self.precision.to(x.dtype)) * away).sum(1)
 
-    def conditional(self, block: int, x: Tensor, beta: Tensor) -> Tensor:
-        return torch.sigmoid(2.0 * beta[:, None] * (x @ self.J + self.h)[:, self.blocks[block]])
+
+class Network(nn.Module):
+    """The energy of ±1 sites that a perceptron of two layers gives: nothing quadratic about it."""
+
+    def __init__(self, n_sites: int, hidden: int = 12) -> None:
+        super().__init__()
+        generator = Key(4, "network").torch()
+        self.W = nn.Parameter(torch.randn(n_sites, hidden, generator=generator) / n_sites**0.5)
+        self.c = nn.Parameter(torch.randn(hidden, generator=generator))
+        self.a = nn.Parameter(torch.randn(hidden, generator=generator))
+        self.n_sites = n_sites
+
+    def energy(self, x: Tensor) -> Tensor:
+        W, c, a = (parameter.to(x.dtype) for parameter in (self.W, self.c, self.a))
+        return nn.functional.softplus(2.0 * (x @ W + c)) @ a
 
 
 def machine(n_visible: int = 6, n_hidden: int = 4) -> RBM:

@@ -20,12 +20,14 @@ from genmodels.artifacts import (
     new_folder,
     read_config,
     read_json,
+    read_log_z,
     save_model,
     save_tensors,
     sha256,
     write_json,
 )
 from genmodels.errors import InputError
+from genmodels.estimate import of_scalar
 from genmodels.models.gaussian_mixture import GaussianMixture
 from genmodels.models.rbm import RBM
 from genmodels.streams import Key
@@ -300,6 +302,37 @@ def test_no_moment_without_the_old_or_the_new_content(
     with pytest.raises(SystemExit):
         fill(tmp_path / "out", "new")
     assert b"old" in [(path / "a").read_bytes() for path in tmp_path.iterdir() if (path / "a").exists()]
+
+
+def test_an_interrupt_between_the_renamings_puts_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "out", "old")
+    replace, outcomes = os.replace, [None, KeyboardInterrupt, None]
+
+    def interrupted(source: Path, destination: Path) -> None:
+        if (error := outcomes.pop(0)) is not None:
+            raise error
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "out", "new")
+    assert outcomes == []
+    assert contents(tmp_path / "out") == {"a": b"old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_estimates_of_log_z_are_those_of_the_folders_own_weights(tmp_path: Path) -> None:
+    folder = tmp_path / "train" / "rbm"
+    save_model(folder, "rbm", random_rbm(), DATA)
+    assert read_log_z(folder) == {}
+    mine = of_scalar(3.0, stderr=0.1, kind="estimate", unit="nats", n=8, method="a sampler")
+    of = {"mine": sha256(folder / "model.safetensors"), "another's": "0" * 64}
+    answers = {name: mine.to_dict() | {"model_sha256": digest} for name, digest in of.items()}
+    write_json(tmp_path / "estimate_log_z" / "rbm.json", answers)
+    assert read_log_z(folder) == {"mine": mine}
+    assert read_log_z(Path("/rbm")) == {}  # at the file system's root nothing is beside it
 
 
 def test_a_file_in_the_way_of_a_folder_stays(tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ from machines import BoltzmannMachine
 from scipy.stats import chisquare, kstest
 from torch import Tensor, nn
 
+from genmodels.couplings import Couplings
 from genmodels.kernels.block_gibbs import BlockGibbs, uniforms
+from genmodels.models.ising import Ising
 from genmodels.models.rbm import RBM
+from genmodels.paths import BaseRate
 from genmodels.streams import Key
 
 KEY = Key(5, "test")
@@ -38,14 +41,20 @@ def number(x: Tensor) -> Tensor:
     return ((x > 0).long() * 2 ** torch.arange(x.shape[1] - 1, -1, -1)).sum(1)
 
 
+def one_block(model: nn.Module, block: slice | Tensor, p: np.ndarray) -> np.ndarray:
+    """Return w[x', x] of drawing one block from P_β(block | rest) of the joint table p."""
+    states = every_state(model.n_sites).numpy()
+    rest = np.delete(np.arange(model.n_sites), np.arange(model.n_sites)[block])
+    same = (states[:, None, rest] == states[None, :, rest]).all(2)
+    return (same * p[:, None]) / (same * p[:, None]).sum(0)
+
+
 def transitions(model: nn.Module, beta: float) -> np.ndarray:
-    """Return w[x', x] of one sweep, built block by block from P_β(block | rest) of the joint table."""
-    states, p = every_state(model.n_sites).numpy(), boltzmann(model, beta)
+    """Return w[x', x] of one sweep, block by block."""
+    p = boltzmann(model, beta)
     sweep = np.eye(len(p))
     for block in reversed(model.blocks):
-        rest = np.delete(np.arange(model.n_sites), np.arange(block.start, block.stop))
-        same = (states[:, None, rest] == states[None, :, rest]).all(2)
-        sweep = (same * p[:, None]) / (same * p[:, None]).sum(0) @ sweep
+        sweep = one_block(model, block, p) @ sweep
     return sweep
 
 
@@ -54,10 +63,17 @@ def p_value(model: nn.Module, x: Tensor, expected: np.ndarray) -> float:
     return chisquare(counts, expected * len(x)).pvalue
 
 
-MODELS = [machine(), BoltzmannMachine(4, 0.5)]
+def ring() -> Ising:
+    """Return five spins on a ring: colour classes of two, two and one."""
+    J, h = np.array([0.9, -0.7, 0.5, 0.8, -0.6]), np.linspace(-0.4, 0.5, 5)
+    return Ising.of(Couplings(5, np.array([0, 1, 2, 3, 0]), np.array([1, 2, 3, 4, 4]), J, h))
 
 
-@pytest.mark.parametrize("model", MODELS, ids=["rbm", "boltzmann machine"])
+MODELS = [machine(), BoltzmannMachine(4, 0.5), ring()]
+IDS = ["rbm", "boltzmann machine", "ring"]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
 def test_sweep_keeps_balance_but_not_detailed_balance(model: nn.Module) -> None:
     w, p = transitions(model, 0.7), boltzmann(model, 0.7)
     np.testing.assert_allclose(w.sum(0), 1.0, atol=1e-12)
@@ -66,7 +82,7 @@ def test_sweep_keeps_balance_but_not_detailed_balance(model: nn.Module) -> None:
     assert np.abs(w @ boltzmann(model, 1.4) - boltzmann(model, 1.4)).max() > 1e-2
 
 
-@pytest.mark.parametrize("model", MODELS, ids=["rbm", "boltzmann machine"])
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
 def test_one_sweep_has_the_transition_probabilities(model: nn.Module) -> None:
     start = 5
     x = every_state(model.n_sites)[start].repeat(40_000, 1)
@@ -75,7 +91,7 @@ def test_one_sweep_has_the_transition_probabilities(model: nn.Module) -> None:
     assert p_value(model, state.x, transitions(model, 1.4)[:, start]) < 1e-6
 
 
-@pytest.mark.parametrize("model", MODELS, ids=["rbm", "boltzmann machine"])
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
 def test_each_replica_keeps_its_own_beta(model: nn.Module) -> None:
     betas, n, generator = (0.4, 1.3), 20_000, KEY.child("start").torch()
     exact = [torch.tensor(boltzmann(model, b)) for b in betas]
@@ -99,6 +115,44 @@ def test_replicas_at_beta_0_are_uniform_and_forget_their_state() -> None:
         assert p_value(model, state.x, np.full(16, 1 / 16)) > 1e-3
     overlap = (first.x * then.x).mean(0) * np.sqrt(20_000)
     assert overlap.abs().max() < 4.0
+
+
+def test_replicas_at_beta_0_are_of_the_reference_if_there_is_one() -> None:
+    fields, kernel = torch.tensor([0.4, -0.2, 0.0, 0.7, -0.5]), BlockGibbs()
+    model, n = BaseRate(machine(), fields), 20_000
+    reference = torch.softmax((every_state(5) @ fields).double(), 0).numpy()
+    first = kernel.init(model, n, KEY)
+    then, _ = kernel.advance(model, first, torch.zeros(n), 1, KEY.at(round=1))
+    for state in (first, then):
+        assert p_value(model, state.x, reference) > 1e-3
+    assert p_value(model, kernel.init(machine(), n, KEY).x, reference) < 1e-6
+    there, _ = kernel.advance(model, first, torch.ones(n), 30, KEY.at(round=2))
+    assert p_value(model, there.x, boltzmann(machine(), 1.0)) > 1e-3
+    assert p_value(model, there.x, boltzmann(machine(), 1.1)) < 1e-6
+
+
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
+def test_a_schedule_gives_each_sweep_its_beta(model: nn.Module) -> None:
+    kernel, start, n = BlockGibbs(), 5, 40_000
+    state = kernel.start(model, every_state(model.n_sites)[start].repeat(n, 1))
+    schedule = torch.tensor([0.2, 1.5])[:, None].expand(2, n)
+    rising, _ = kernel.advance(model, state, schedule, 2, KEY)
+    expected = (transitions(model, 1.5) @ transitions(model, 0.2))[:, start]
+    assert p_value(model, rising.x, expected) > 1e-3
+    falling, _ = kernel.advance(model, state, schedule.flip(0), 2, KEY)
+    assert p_value(model, falling.x, expected) < 1e-6
+    constant, _ = kernel.advance(model, state, torch.full((2, n), 0.7), 2, KEY)
+    vector, _ = kernel.advance(model, state, torch.full((n,), 0.7), 2, KEY)
+    assert torch.equal(constant.x, vector.x)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
+def test_one_block_satisfies_detailed_balance_as_declared(model: nn.Module) -> None:
+    p = boltzmann(model, 0.7)
+    assert BlockGibbs().detailed_balance
+    for block in model.blocks:
+        flow = one_block(model, block, p) * p
+        np.testing.assert_allclose(flow, flow.T, atol=1e-12)
 
 
 def test_state_is_left_untouched_and_its_energies_are_the_models() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from inputs import DEFAULTS
 from PIL import Image
 
 from genmodels.data import images, pictures
@@ -19,17 +20,6 @@ from genmodels.data.sources import Part
 from genmodels.data.target import Target
 from genmodels.errors import InputError
 from genmodels.streams import Key
-
-DEFAULTS: dict[str, Any] = {
-    "path": None,
-    "limit": None,
-    "size": None,
-    "n_samples": 500,
-    "beta": 0.6,
-    "validation": 0.1,
-    "test": 0.2,
-    "seed": 7,
-}
 
 
 def small() -> tuple[Images, Target]:

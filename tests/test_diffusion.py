@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from inputs import digits
 from torch import Tensor, nn
 
 from genmodels.errors import InputError
@@ -334,14 +334,6 @@ def test_what_cannot_be_estimated_says_so() -> None:
         variational.bound(model, torch.zeros(2, 6), Key(0, "noise"), 4, 1)
     with pytest.raises(InputError, match="n_steps: 1"):
         model.sample(2, Key(0, "sample").torch(), n_steps=1)
-
-
-def digits() -> tuple[Tensor, Tensor]:
-    """Return binarised 8×8 digits, for training and held out."""
-    levels = torch.from_numpy(load_digits().data / 16.0).float()
-    v = torch.bernoulli(levels, generator=Key(20, "binarise").torch())
-    order = torch.randperm(len(v), generator=Key(20, "split").torch())
-    return v[order[:1500]], v[order[1500:]]
 
 
 @pytest.mark.slow

@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from exact import Exact
 from machines import BoltzmannMachine, DoubledBeta, machine
 from scipy.stats import chi2
 from torch import nn
 
 from genmodels.estimate import Estimate, of_scalar, undetermined
-from genmodels.estimators import enumeration, free_energy, stepping_stones
+from genmodels.estimators import enumeration, exchange, free_energy, jackknife, stepping_stones
 from genmodels.kernels.block_gibbs import BlockGibbs
 from genmodels.learners.fit import Shuffled, fit
 from genmodels.learners.persistent_contrastive_divergence import PersistentContrastiveDivergence
@@ -32,38 +33,54 @@ SAMPLERS = {"exchange": EXCHANGE, "annealing": ANNEALING}
 
 
 MODELS = {"rbm": machine(), "boltzmann machine": BoltzmannMachine(6)}
+EXACT = Exact(MODELS["boltzmann machine"])
 
 
 def scores(model: nn.Module, result: Exchanged | Annealed) -> np.ndarray:
     """Return by how many standard errors log Z is off at every β > 0."""
     off = []
-    for beta, estimate in zip(result.betas.tolist()[1:], free_energy.curve(result)[1:], strict=True):
+    for beta, estimate in zip(result.betas.tolist()[1:], free_energy.evaluate(result)[0][1:], strict=True):
         assert estimate.value is not None, estimate.reason
         exact = enumeration.log_z_of_energy(model, beta).value
         off.append((estimate.value - exact) / estimate.stderr)
     return np.array(off)
 
 
-def exact_draws(betas: np.ndarray, n_ladders: int, n_rounds: int) -> np.ndarray:
-    """Return independent energies of the Boltzmann machine at each β  # (ladder, round, rung)."""
-    model, random = MODELS["boltzmann machine"], KEY.child("exact").numpy()
-    with torch.no_grad():
-        energy = torch.cat([model.energy(x.float()) for x in enumeration.states(6)]).double()
-    rungs = [torch.softmax(-beta * energy, 0).numpy() for beta in betas]
-    return np.stack([random.choice(energy.numpy(), (n_ladders, n_rounds), p=p) for p in rungs], axis=2)
-
-
 def exchanged(betas: np.ndarray, energies: np.ndarray) -> Exchanged:
-    nothing = torch.zeros(len(energies), dtype=torch.int64)
-    x = torch.ones(len(energies), 6)
-    return Exchanged(torch.from_numpy(betas), torch.from_numpy(energies), nothing, x, 1)
+    n_ladders, x = len(energies), torch.ones(len(energies), 6)
+    return Exchanged(
+        betas=torch.from_numpy(betas),
+        energies=torch.from_numpy(energies),
+        round_trips=torch.zeros(n_ladders, dtype=torch.int64),
+        x=x,
+        n_updates=1,
+        log_z_0=6 * math.log(2.0),
+        best_energy=-1.0,
+        best_x=x[0],
+        mean_x=x.double(),
+        flow=torch.linspace(1.0, 0.0, len(betas)),
+    )
 
 
 def annealed(families: float, spread: float) -> Annealed:
-    log_z = torch.tensor([[4.0, 5.0], [4.0, 5.0 + spread], [4.0, 5.0 - spread]]).double()
-    family, table = torch.zeros(3, 100, dtype=torch.int64), torch.zeros(3, 2).double()
-    counted = torch.tensor([[100.0, 90.0], [100.0, families], [100.0, 90.0]]).double()
-    return Annealed(torch.tensor([0.0, 1.0]), log_z, table, table, counted, family, table, 6, 1)
+    log_z = torch.tensor([[4.0, 5.0], [4.0, 5.0 + spread], [4.0, 5.0 - spread]], dtype=torch.float64)
+    table = torch.zeros(3, 2).double()
+    return Annealed(
+        betas=torch.tensor([0.0, 1.0]).double(),
+        log_z=log_z,
+        mean_energy=table,
+        ess=table + 1.0,
+        families=torch.tensor([[100.0, 90.0], [100.0, families], [100.0, 90.0]]).double(),
+        family=torch.zeros(3, 100, dtype=torch.int64),
+        energies=torch.zeros(3, 100).double(),
+        n_sites=6,
+        n_updates=1,
+        log_z_0=4.0,
+        best_energy=-1.0,
+        best_x=torch.ones(6),
+        mean_x=torch.zeros(3, 6).double(),
+        entropy=table,
+    )
 
 
 # Against enumeration
@@ -74,7 +91,7 @@ def annealed(families: float, spread: float) -> Annealed:
 def test_log_z_at_every_beta(sampler: str, name: str) -> None:
     result = SAMPLERS[sampler].run(MODELS[name], BlockGibbs(), KEY, LocalPlacement())
     assert np.abs(scores(MODELS[name], result)).max() < 3.5
-    start, *_, last = free_energy.curve(result)
+    start, *_, last = free_energy.evaluate(result)[0]
     assert (start.value, start.stderr, start.kind) == (result.n_sites * math.log(2.0), 0.0, "exact")
     assert last == free_energy.log_z(result)
     assert (last.kind, last.unit, last.n) == ("estimate", "nats", 16)
@@ -137,36 +154,67 @@ def test_a_machine_without_energy_has_the_error_of_rounding() -> None:
 # Bennett's acceptance ratio and its checks
 
 
-def test_stones_from_exact_draws_reach_log_z_from_either_side() -> None:
-    betas = np.array([0.0, 0.15, 0.4, 0.9])
-    energies = exact_draws(betas, 24, 400)
-    exact = np.array([enumeration.log_z_of_energy(MODELS["boltzmann machine"], b).value for b in betas])
-    exact = exact - 6 * math.log(2.0)
-    values, left_out = stepping_stones.bennett(betas, energies)
-    error = free_energy.jackknife(left_out)
-    assert values[0] == error[0] == 0.0
-    assert np.abs((values - exact)[1:] / error[1:]).max() < 3.5
-    upside_down, _ = stepping_stones.bennett(betas, energies[..., ::-1])
-    assert np.abs((upside_down - exact)[1:] / error[1:]).min() > 7.0
-    for name, other in stepping_stones.checks(betas, energies).items():
-        assert np.abs(other - exact)[1:].max() < 0.05, name
+@pytest.mark.parametrize("way", exchange.WAYS)
+def test_every_way_from_exact_draws_reaches_log_z_with_its_error(way: str) -> None:
+    betas = np.array([0.0, 0.15, 0.3, 0.5, 0.7, 0.9])
+    exact = np.array([EXACT.log_z(beta) for beta in betas])
+    curve = exchange.curves(exchanged(betas, EXACT.energies(betas, 24, 400, KEY)))[way]
+    assert [estimate.method for estimate in curve] == ["β = 0"] + [way] * 5
+    assert max(abs(e.value - x) / e.stderr for e, x in list(zip(curve, exact, strict=True))[1:]) < 3.5
+    assert max(e.stderr for e in curve) < 0.03
+    negated, _ = exchange.WAYS[way](betas, -EXACT.energies(betas, 24, 400, KEY))
+    assert np.abs(negated - (exact - exact[0]))[2:].min() > 0.1
 
 
-def test_a_ladder_left_out_is_as_if_it_had_never_been() -> None:
-    betas = np.array([0.0, 0.3, 0.8])
-    energies = exact_draws(betas, 12, 100)
-    values, left_out = stepping_stones.bennett(betas, energies)
-    without = np.stack([stepping_stones.bennett(betas, np.delete(energies, i, axis=0))[0] for i in range(12)])
+def test_stones_are_one_sided_where_rungs_are_far_apart() -> None:
+    betas = np.array([0.0, 1.2])
+    exact, runs = EXACT.log_z(1.2) - EXACT.log_z(0.0), []
+    for seed in range(200):
+        energies = EXACT.energies(betas, 2, 10, KEY._replace(seed=seed))
+        runs.append([f(betas, energies).every[1] for f in (stepping_stones.forward, stepping_stones.reverse)])
+    low, high = (np.array(runs) - exact).T
+    assert low.mean() < -4.0 * low.std() / math.sqrt(200)
+    assert high.mean() > 4.0 * high.std() / math.sqrt(200)
+
+
+@pytest.mark.parametrize("way", set(exchange.WAYS) - {"MBAR"})
+def test_a_ladder_left_out_is_as_if_it_had_never_been(way: str) -> None:
+    betas, f = np.array([0.0, 0.3, 0.8]), exchange.WAYS[way]
+    energies = EXACT.energies(betas, 12, 100, KEY)
+    every, rest = f(betas, energies)
+    without = np.stack([f(betas, np.delete(energies, i, axis=0)).every for i in range(12)])
     # A Newton step from the root of all to that of the rest: its error is of second order in what it moves.
-    moved = np.abs(without - values).max()
-    assert np.abs(left_out - without).max() < moved**2
+    moved = np.abs(without - every).max()
+    assert np.abs(rest - without).max() < (moved**2 if way == exchange.HEADLINE else 1e-12)
     assert moved > 1e-3
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     values = KEY.numpy().normal(size=(9, 4))
-    left_out = np.stack([np.delete(values, i, axis=0).mean(0) for i in range(9)])
-    np.testing.assert_allclose(free_energy.jackknife(left_out), values.std(0, ddof=1) / 3.0)
+    every, rest = jackknife.mean(values)
+    np.testing.assert_allclose(rest, [np.delete(values, i, axis=0).mean(0) for i in range(9)])
+    np.testing.assert_allclose(jackknife.standard_error(rest), values.std(0, ddof=1) / 3.0)
+    np.testing.assert_allclose(every, values.mean(0))
+
+
+def test_what_is_left_out_of_ratios_logs_and_variances() -> None:
+    a, b = np.exp(KEY.numpy().normal(size=(2, 7, 3)))
+    draws = 1e6 + KEY.child("draws").numpy().normal(size=(7, 20, 3))
+    for i in range(7):
+        keep = np.arange(7) != i
+        np.testing.assert_allclose(jackknife.ratio(a, b).rest[i], a[keep].sum(0) / b[keep].sum(0))
+        np.testing.assert_allclose(jackknife.log_mean(np.log(a)).rest[i], np.log(a[keep].mean(0)))
+        mean, variance = jackknife.mean_and_variance(draws)
+        np.testing.assert_allclose(mean.rest[i], draws[keep].mean((0, 1)), rtol=1e-14)
+        np.testing.assert_allclose(variance.rest[i], draws[keep].var((0, 1)), rtol=1e-7)
+    unlike = np.array([[0.0], [800.0], [-800.0]])
+    np.testing.assert_allclose(jackknife.log_mean(unlike).rest[:, 0], np.array([800.0, 0.0, 800.0]) - math.log(2.0))
+
+
+def test_without_its_bias_a_variance_is_the_unbiased_one() -> None:
+    draws = KEY.numpy().normal(size=(8, 1, 1))
+    _, variance = jackknife.mean_and_variance(draws)
+    np.testing.assert_allclose(jackknife.unbiased(variance), draws.var(ddof=1))
 
 
 def test_equal_energies_need_no_overlap() -> None:
@@ -175,16 +223,19 @@ def test_equal_energies_need_no_overlap() -> None:
     np.testing.assert_allclose(left_out, np.tile([0.0, 1.0, 2.0], (3, 1)))
 
 
-def test_integration_is_exact_to_fourth_order() -> None:
+def test_integration_is_exact_to_fourth_order_and_says_what_it_leaves() -> None:
     # A single spin in a field: ⟨E⟩ = −tanh β, log Z = log 2 cosh β.
-    n, errors = 100_000, []
+    n, errors, stated = 100_000, [], []
     for n_rungs in (2, 3):
         betas = np.linspace(0.0, 1.0, n_rungs)
         up = [round(n / (1.0 + math.exp(2.0 * beta))) for beta in betas]
-        energies = np.stack([np.r_[np.ones(m), -np.ones(n - m)] for m in up], axis=1)[None]
-        integral = stepping_stones.checks(betas, energies)["thermodynamic integration"]
+        energies = np.stack([np.r_[np.ones(m), -np.ones(n - m)] for m in up], axis=1).reshape(2, -1, n_rungs)
+        integral = stepping_stones.integration(betas, energies).every
         errors.append(abs(integral[-1] - math.log(math.cosh(1.0))))
+        stated.append(stepping_stones.integration_error(betas, energies)[-1])
     assert errors[1] < errors[0] / 10.0
+    assert all(0.3 * claimed < error < 2.0 * claimed for error, claimed in zip(errors, stated, strict=True))
+    assert stepping_stones.integration_error(betas, energies)[0] == 0.0
 
 
 # Refusals
@@ -192,22 +243,24 @@ def test_integration_is_exact_to_fourth_order() -> None:
 
 def test_a_sound_run_is_not_refused_and_is_summarised() -> None:
     betas = np.array([0.0, 0.15, 0.4, 0.9])
-    result = exchanged(betas, exact_draws(betas, 8, 100))
-    assert free_energy.log_z(result).kind == "estimate"
-    summary = free_energy.summary(result)
-    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    assert summary["r_hat"] < 1.05
-    assert 100.0 < summary["ess"] < 1500.0
-    value = free_energy.log_z(result).value
-    assert value is not None
-    assert all(abs(other - value) < 0.3 for other in summary["checks"].values())
+    result = exchanged(betas, EXACT.energies(betas, 8, 100, KEY))
+    curve, figures = free_energy.evaluate(result)
+    assert curve[-1].kind == "estimate"
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+    assert figures["n_rungs"] == 4
+    assert figures["r_hat"] < 1.05
+    assert 100.0 < figures["ess"] < 1500.0
+    assert 0.3 < figures["overlap"] < 0.9
+    checks = figures["checks"]
+    assert len(checks) == 4
+    assert all(abs(check["value"] - curve[-1].value) < 5.0 * check["stderr"] for check in checks.values())
 
 
 def test_a_ladder_that_is_stuck_is_refused_from_its_rung_on() -> None:
     betas = np.array([0.0, 0.15, 0.4, 0.9])
-    energies = exact_draws(betas, 8, 100)
+    energies = EXACT.energies(betas, 8, 100, KEY)
     energies[0, :, 2:] += 4.0
-    curve = free_energy.curve(exchanged(betas, energies))
+    curve, _ = free_energy.evaluate(exchanged(betas, energies))
     assert [estimate.kind for estimate in curve] == ["exact", "estimate", "undetermined", "undetermined"]
     assert curve[-1].reason.startswith("R-hat of the energies is 1.")
     assert curve[-1].reason == curve[-2].reason
@@ -217,7 +270,7 @@ def test_frozen_ladders_are_refused_and_can_still_be_written() -> None:
     energies = np.arange(8.0)[:, None, None] * np.ones((8, 50, 2)) / 10.0
     result = exchanged(np.array([0.0, 0.3]), energies)
     assert "R-hat of the energies is inf" in free_energy.log_z(result).reason
-    assert free_energy.summary(result)["r_hat"] is None
+    assert free_energy.evaluate(result)[1]["r_hat"] is None
 
 
 def test_rungs_too_far_apart_are_refused() -> None:
@@ -229,9 +282,24 @@ def test_rungs_too_far_apart_are_refused() -> None:
     assert free_energy.log_z(exchanged(betas, far)).kind == "undetermined"
 
 
+@pytest.mark.parametrize("n_rounds", [0, 1, 3])
+def test_a_run_that_was_broken_off_is_refused(n_rounds: int) -> None:
+    betas = np.array([0.0, 0.3, 0.6])
+    energies = EXACT.energies(betas, 8, max(n_rounds, 1), KEY)[:, :n_rounds]
+    curve, figures = free_energy.evaluate(exchanged(betas, energies))
+    assert [estimate.kind for estimate in curve] == ["exact", "undetermined", "undetermined"]
+    assert curve[-1].reason == f"{n_rounds} rounds were measured: give more of them, or more time"
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+
+
+def test_what_no_estimator_knows_is_named() -> None:
+    with pytest.raises(TypeError, match="what a Tensor is"):
+        free_energy.evaluate(torch.zeros(1))
+
+
 def test_too_few_independent_energies_are_refused() -> None:
     betas = np.array([0.0, 0.3])
-    energies = exact_draws(betas, 2, 20)
+    energies = EXACT.energies(betas, 2, 20, KEY)
     assert "independent ones: give more rounds" in free_energy.log_z(exchanged(betas, energies)).reason
 
 
@@ -245,6 +313,7 @@ def test_estimates_that_contradict_each_other_are_refused() -> None:
 def test_populations_of_few_families_or_wide_spread_are_refused() -> None:
     sound = free_energy.log_z(annealed(families=60.0, spread=0.3))
     assert sound.value == pytest.approx(5.0 + math.log((1.0 + 2.0 * math.cosh(0.3)) / 3.0))
+    assert free_energy.evaluate(annealed(60.0, 0.3))[1]["rho_f"] == pytest.approx(100 * 0.09)
     few, wide = annealed(families=12.0, spread=0.3), annealed(families=60.0, spread=1.5)
     assert free_energy.log_z(few).reason.startswith("12 effective families are left at β = 1")
     assert "varies by 1.5 nats" in free_energy.log_z(wide).reason

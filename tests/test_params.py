@@ -13,6 +13,7 @@ from genmodels.errors import InputError
 from pipelines import params
 
 GOOD = (ROOT / "params.yaml").read_text()
+GLASS = (ROOT / "pipelines/spin_glass/params.yaml").read_text()
 
 
 def refusal(tmp_path: Path, text: str) -> str:
@@ -38,6 +39,7 @@ def without(text: str, key: str) -> str:
 
 def test_the_shipped_file_is_right() -> None:
     assert params.read(ROOT / "params.yaml").data.name == "digits"
+    assert params.read(ROOT / "pipelines/spin_glass/params.yaml").pipeline == "spin_glass"
 
 
 @pytest.mark.parametrize(
@@ -79,10 +81,44 @@ def test_a_wrong_value_is_named_with_its_key(
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("pipeline", "spinglass", ("pipeline = 'spinglass'", "known are spin_glass")),
+        ("pipeline", ["spin_glass"], ("pipeline = ", "known are spin_glass")),
+        ("prepare_couplings", {}, ("prepare_couplings", "at least 1")),
+        ("prepare_couplings.gaussian_3d.kind", "normal", ("prepare_couplings.gaussian_3d.kind", "'normal'")),
+        ("prepare_couplings.gaussian_3d.size", [6, 2, 6], ("prepare_couplings.gaussian_3d", "[6, 2, 6]")),
+        ("prepare_couplings.gaussian_3d.size", None, ("prepare_couplings.gaussian_3d", "size", "None")),
+        ("prepare_couplings.gaussian_3d.path", "a.rud", ("prepare_couplings.gaussian_3d", "path", "null")),
+        ("prepare_couplings.gaussian_3d.kind", "file", ("prepare_couplings.gaussian_3d", "path", "name")),
+        ("prepare_couplings.gaussian_3d.beta_max", 0, ("gaussian_3d.beta_max = 0", "greater than 0")),
+        ("prepare_couplings.sherrington_kirkpatrick.size", [8, 8], ("number of spins", "[8, 8]")),
+        ("sample_couplings.budget", 10, ("sample_couplings.budget = 10", "greater than or equal to")),
+        ("sample_couplings.replica_exchange.burn_in", 1.0, ("replica_exchange.burn_in", "less than 1")),
+    ],
+)
+def test_another_pipeline_has_its_own_schema(
+    tmp_path: Path, key: str, value: Any, words: tuple[str, ...]
+) -> None:
+    message = refusal(tmp_path, changed(GLASS, {key: value}))
+    assert all(word in message for word in words), message
+
+
+def test_an_unknown_key_below_a_name_of_the_users_own_is_found(tmp_path: Path) -> None:
+    text = GLASS.replace("gaussian_3d: {kind: gaussian, size", "mine: {kind: gaussian, sizes")
+    message = refusal(tmp_path, text)
+    assert "prepare_couplings.mine.sizes" in message
+    assert "did you mean 'size'" in message
+    message = refusal(tmp_path, GLASS.replace("gaussian_3d:", "../mine:"))
+    assert "prepare_couplings.../mine" in message
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         (GOOD.replace("latent:", "latents:"), ("train.vae.latents", "did you mean 'latent'")),
         (GOOD.replace("seed:", "sede:"), ("sede", "did you mean 'seed'")),
+        (GLASS.replace("pipeline: spin_glass\n", ""), ("unknown key", "known here are")),
         (GOOD + "\nzzz: 1\n", ("zzz = 1: unknown key", "known here are")),
         (without(GOOD, "train.vae.latent"), ("train.vae.latent: missing",)),
         (without(GOOD, "sample"), ("sample: missing",)),
@@ -115,12 +151,16 @@ def test_what_pyyaml_takes_for_text_is_still_a_number(tmp_path: Path) -> None:
 
 def test_every_key_counts_in_a_stage() -> None:
     """No stage reads a parameter that dvc.yaml does not list: each block belongs to the stage of its name."""
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     owners = {"prepare": "data"}
-    for name, stage in stages.items():
-        block = owners.get(name, name)
-        listed = (stage.get("do", stage)).get("params", [])
-        assert name in ("report", "track") or any(key.split(".")[0] == block for key in listed), name
+    for file in ("dvc.yaml", "pipelines/spin_glass/dvc.yaml"):
+        stages = yaml.safe_load((ROOT / file).read_text())["stages"]
+        for name, stage in stages.items():
+            block = owners.get(name, name)
+            listed = (stage.get("do", stage)).get("params", [])
+            if listed and isinstance(listed[0], dict):
+                listed = listed[0][str(Path(file).with_name("params.yaml"))]
+            without = ("report", "compare_samplers", "track")
+            assert name in without or any(key.split(".")[0] == block for key in listed), name
 
 
 def test_the_check_from_the_shell_has_exit_status_2(tmp_path: Path) -> None:

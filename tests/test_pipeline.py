@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import SMALL, Checkout, Listeners, ran
+
+from genmodels.artifacts import load_tensors
 
 Twins = tuple[Checkout, Checkout, Listeners]
 MODELS = ("independent", "gaussian", "gaussian_mixture", "bernoulli_mixture", "rbm", "vae", "diffusion")
@@ -198,6 +201,29 @@ def test_a_killed_dvc_leaves_no_writer_and_the_next_run_resumes_to_the_same_byte
     shutil.rmtree(one.folder / "out/main/train")
     one.run("dvc", "repro", "--force", "--single-item", "train@vae")
     assert snapshot(one.folder / "out/main/train") == resumed
+
+
+def test_ctrl_c_ends_a_stage_in_one_line_and_leaves_its_checkpoint(checkout: Callable[..., Checkout]) -> None:
+    one = checkout("interrupted", {"train.vae.steps": 1500})
+    training = one.folder / "pipelines" / "training.py"
+    training.write_text(training.read_text().replace("_CHECKPOINT_EVERY = 15.0", "_CHECKPOINT_EVERY = 0.0"))
+    one.run("python", "-m", "stages.prepare")
+    process = psutil.Popen(
+        ["python", "-m", "stages.train", "--model", "vae"], cwd=one.folder, env=one.environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while (
+        not list(one.folder.glob(".scratch/stages/*/fit/learner.safetensors")) and time.monotonic() < deadline
+    ):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    # On a slow machine a line of progress may stand before it.
+    assert (process.returncode, said.splitlines()[-1]) == (130, "genmodels: stopped")
+    assert "Traceback" not in said
+    (saved,) = one.folder.glob(".scratch/stages/*/fit/learner.safetensors")
+    assert 0 < int(load_tensors(saved)["fit.step"]) < 1500
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -47,6 +48,15 @@ def all_cores(state, weights, key):
 
 def threads(state):
     return state, torch.get_num_threads()
+
+
+def one_more(state):
+    return state + 1, None
+
+
+def begin(state, path):
+    path.touch()
+    return state, None
 
 
 def refuse(state):
@@ -263,6 +273,15 @@ def test_the_argument_wins_over_the_environment_over_the_default(
     assert opened == expected + ["closed"] * len(expected)
 
 
+def test_this_process_works_on_the_threads_asked_for_and_on_all_its_cores_by_default(opened):
+    with placement(default=0) as place:
+        assert place.n_threads == len(os.sched_getaffinity(0))
+    with placement(default=3, n_workers=0, n_threads=1) as place:
+        assert place.n_threads == 1
+        assert place.submit(threads, "at once") == ("at once", 1)
+    assert opened == []
+
+
 def test_by_default_one_worker_a_core_closed_even_after_an_error(opened):
     with pytest.raises(KeyError), placement():
         raise KeyError
@@ -308,6 +327,76 @@ def test_in_process_shards_have_one_thread_and_the_caller_keeps_its_own():
         assert list(place.wait("abc")) == [0, 1, 2]
     finally:
         torch.set_num_threads(before)
+
+
+def test_threads_of_this_process_give_the_same_bytes():
+    expected = digest(LocalPlacement())
+    for n_threads in (2, 3):
+        place = LocalPlacement(n_threads)
+        assert digest(place, n_shards=5, n_rounds=4) == digest(LocalPlacement(), n_shards=5, n_rounds=4)
+        assert digest(place) == expected
+        assert digest(place, careless) != expected
+        place.close()
+
+
+def test_shards_on_threads_have_one_thread_each_and_the_caller_keeps_its_own():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        place = LocalPlacement(2)
+        digest(place, all_cores)
+        assert [place.fetch(place.submit(threads, 0)[1]) for _ in range(6)] == [1] * 6
+        place.close()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_work_at_the_same_time_and_tell_who_is_done_first(tmp_path):
+    place, path = LocalPlacement(2), tmp_path / "go"
+    late = place.submit(await_file, 1, path)
+    order = place.wait([late[1], place.submit(threads, 2)[1], "a value"])
+    assert [next(order), next(order)] == [2, 1]
+    path.touch()
+    assert list(order) == [0]
+    assert [place.fetch(handle) for handle in late] == [1, "awaited"]
+    assert place.fetch("a value") == "a value"
+    place.close()
+
+
+@pytest.mark.parametrize(("fn", "error"), [(refuse, InputError), (overflow, FloatingPointError)])
+def test_an_error_on_a_thread_surfaces_as_itself_also_from_what_depends_on_it(fn, error):
+    place = LocalPlacement(2)
+    state, result = place.submit(fn, 1)
+    later, _ = place.submit(threads, state)
+    assert sorted(place.wait([state, result, later])) == [0, 1, 2]
+    for handle in (state, result, later):
+        with pytest.raises(error, match="energies are not finite|add one"):
+            place.fetch(handle)
+    place.close()
+
+
+def test_many_shards_that_wait_for_each_other_do_not_lock_each_other_out():
+    place = LocalPlacement(2)
+    handles = [place.put(0)]
+    for _ in range(50):
+        handles.append(place.submit(one_more, handles[-1])[0])
+    assert place.fetch(handles[-1]) == 50
+    place.close()
+
+
+def test_closing_forgets_shards_that_have_not_begun(tmp_path):
+    place, go, begun = LocalPlacement(2), tmp_path / "go", tmp_path / "begun"
+    running = [place.submit(await_file, 0, go)[1] for _ in range(2)]
+    waiting = place.submit(begin, 0, begun)[0]
+    closing = threading.Thread(target=place.close)
+    closing.start()
+    while not waiting.shard.cancelled():
+        time.sleep(0.01)
+    go.touch()
+    closing.join()
+    assert [place.fetch(handle) for handle in running] == ["awaited"] * 2
+    assert not begun.exists()
 
 
 # --- on Ray ---

@@ -24,8 +24,12 @@ STAGES = 24  # all but track, which is none of the children
 MODELS = {"independent", "gaussian", "gaussian_mixture", "bernoulli_mixture", "rbm", "vae", "diffusion"}
 
 
+def connected(folder: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{folder}/mlflow.db")
+
+
 def runs(folder: Path, query: str = "") -> list[Run]:
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    client = connected(folder)
     return client.search_runs(
         [client.get_experiment_by_name("genmodels").experiment_id], query, max_results=1000
     )
@@ -42,8 +46,8 @@ def children(folder: Path, parent: Run) -> dict[str, Run]:
 
 
 def pictures(folder: Path, run: Run) -> set[str]:
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    return {Path(entry.path).name for entry in client.list_artifacts(run.info.run_id, "pictures")}
+    listed = connected(folder).list_artifacts(run.info.run_id, "pictures")
+    return {Path(entry.path).name for entry in listed}
 
 
 def test_one_parent_with_a_finished_child_for_every_stage(twins: Twins) -> None:
@@ -68,20 +72,19 @@ def test_the_parent_carries_parameters_numbers_pictures_and_the_commit(twins: Tw
     assert parent.data.params["data.name"] == "digits"
     commit = twins[0].run("git", "rev-parse", "HEAD").stdout.strip()
     assert parent.data.tags["mlflow.source.git.commit"] == commit
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    shown = {entry.path for entry in client.list_artifacts(parent.info.run_id) if not entry.is_dir}
+    listed = connected(folder).list_artifacts(parent.info.run_id)
+    shown = {entry.path for entry in listed if not entry.is_dir}
     assert shown == {"likelihood.png", "samples.png", "curves.png", "log_z.png"}
 
 
 def test_children_have_their_parameters_metrics_over_steps_and_pictures(twins: Twins) -> None:
     folder = twins[0].folder
     mine = children(folder, parents(folder)[0])
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     vae = mine["train@vae"]
     assert {key for key in vae.data.params if key.startswith("train.")} == {
         key for key in vae.data.params if key.startswith("train.vae.")
     }
-    history = client.get_metric_history(vae.info.run_id, "fit/loss")
+    history = connected(folder).get_metric_history(vae.info.run_id, "fit/loss")
     assert [metric.step for metric in history] == sorted({metric.step for metric in history})
     assert len(history) > 100
     assert history[-1].value < history[0].value
@@ -91,8 +94,7 @@ def test_children_have_their_parameters_metrics_over_steps_and_pictures(twins: T
 
 def test_models_are_registered_and_load_and_draw_the_same_for_the_same_seed(twins: Twins) -> None:
     folder = twins[0].folder
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    assert {model.name for model in client.search_registered_models()} == MODELS
+    assert {model.name for model in connected(folder).search_registered_models()} == MODELS
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     for name in ("bernoulli_mixture", "rbm"):
         model = mlflow.pyfunc.load_model(f"models:/{name}/1")
@@ -169,8 +171,7 @@ def test_a_server_that_is_down_costs_no_training_and_gets_it_all_later(
     tracking.replay(tracking.connect())
     (parent,) = parents(store)
     child = children(store, parent)["train@vae"]
-    client = MlflowClient(tracking.uri())
-    values = [metric.value for metric in client.get_metric_history(child.info.run_id, "loss")]
+    values = [metric.value for metric in connected(store).get_metric_history(child.info.run_id, "loss")]
     assert values == [1.0 / (1 + step) for step in range(5)]
     assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
     assert not (tracking.spools() / owner.key).exists()

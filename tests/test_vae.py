@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from inputs import digits
 from torch import Tensor, nn
 
 from genmodels.errors import InputError
@@ -70,9 +70,8 @@ def test_elbo_below_the_importance_weighted_bound_below_the_truth(latent: int) -
     model, x, key = scrambled(VAE, latent), all_images(6), Key(4, "iw")
     exact = quadrature(model, x)
     assert float(exact.exp().sum()) == pytest.approx(1.0, abs=1e-5)
-    tight, variances = importance_weighted.bound(model, x, key, 20_000)
-    loose, noise = importance_weighted.bound(model, x.repeat(100, 1), key, 5)
-    elbo, elbo_variances = importance_weighted.evidence(model, x, key, 20_000)
+    (tight, variances), (elbo, elbo_variances) = importance_weighted.bounds(model, x, key, 20_000)
+    loose, noise = importance_weighted.bounds(model, x.repeat(100, 1), key, 5).weighted
     # The bias of log mean w is −var/2, far below the error here: equality is to be expected.
     assert variances.sum() / 2.0 < 0.1 * math.sqrt(variances.sum())
     assert abs(z_score(tight, variances, exact)) < 3.0
@@ -84,14 +83,14 @@ def test_elbo_below_the_importance_weighted_bound_below_the_truth(latent: int) -
 
 def test_a_weight_without_the_encoder_term_is_rejected() -> None:
     model, x = scrambled(NoEncoderTerm, 2), all_images(6)
-    values, variances = importance_weighted.bound(model, x, Key(4, "iw"), 20_000)
+    values, variances = importance_weighted.bounds(model, x, Key(4, "iw"), 20_000).weighted
     assert abs(z_score(values, variances, quadrature(model, x))) > 30.0
 
 
 def test_one_draw_of_the_elbo_is_unbiased_and_the_wrong_sign_is_rejected() -> None:
     x, generator = all_images(6), Key(5, "elbo").torch()
     model, wrong = scrambled(VAE, 2), scrambled(WrongSign, 2)
-    expected, noise = importance_weighted.evidence(model, x, Key(6, "elbo"), 20_000)
+    expected, noise = importance_weighted.bounds(model, x, Key(6, "elbo"), 20_000).elbo
     with torch.no_grad():
         draws = torch.stack([model.elbo(x, generator) for _ in range(2000)]).double()
         wrongs = torch.stack([wrong.elbo(x, generator) for _ in range(100)]).double()
@@ -119,7 +118,7 @@ def test_the_divergence_agrees_with_torch_and_with_samples() -> None:
 
 def test_the_error_of_the_bound_is_its_spread_over_keys() -> None:
     model, x = scrambled(VAE, 2), all_images(6)
-    runs = [importance_weighted.bound(model, x, Key(seed, "iw"), 400) for seed in range(40)]
+    runs = [importance_weighted.bounds(model, x, Key(seed, "iw"), 400).weighted for seed in range(40)]
     values, variances = (np.stack(part) for part in zip(*runs, strict=True))
     stated = math.sqrt(variances.mean(0).sum()) / len(x)
     spread = values.mean(1).std(ddof=1)
@@ -129,24 +128,28 @@ def test_the_error_of_the_bound_is_its_spread_over_keys() -> None:
 
 def test_an_image_depends_on_its_shard_only_and_samples_come_in_rounds() -> None:
     model, x, key = scrambled(VAE, 2), all_images(6), Key(9, "iw")
-    values, variances = importance_weighted.bound(model, x[:40], key, 500)
-    part, part_variances = importance_weighted.bound(model, x[:32], key, 500)
-    assert np.array_equal(values[:32], part)
-    assert np.array_equal(variances[:32], part_variances)
+    (values, variances), (elbo, noise) = importance_weighted.bounds(model, x[:40], key, 500)
+    for whole, part in zip(
+        (values, variances, elbo, noise),
+        [array for pair in importance_weighted.bounds(model, x[:32], key, 500) for array in pair],
+        strict=True,
+    ):
+        assert np.array_equal(whole[:32], part)
     seen: list[tuple[int, int]] = []
-    importance_weighted.bound(model, x[:40], key, 2, lambda done, total: seen.append((done, total)))
+    importance_weighted.bounds(model, x[:40], key, 2, lambda done, total: seen.append((done, total)))
     assert seen == [(16, 40), (32, 40), (40, 40)]
     with torch.no_grad():
         rounds = [model.log_weights(x[32:40], 250, key.at(shard=2, round=r).torch()) for r in (0, 1)]
-    by_hand = torch.cat(rounds, 1).double().logsumexp(1) - math.log(500)
-    assert np.array_equal(values[32:], by_hand.numpy())
+    log_w = torch.cat(rounds, 1).double()
+    assert np.array_equal(values[32:], (log_w.logsumexp(1) - math.log(500)).numpy())
+    assert np.array_equal(elbo[32:], log_w.mean(1).numpy())
 
 
 def test_dropout_is_off_in_the_bounds_and_the_model_keeps_its_mode() -> None:
     model, x, key = scrambled(VAE, 2, dropout=0.5), all_images(6), Key(10, "iw")
-    quiet = importance_weighted.bound(model, x, key, 50)[0]
+    quiet = importance_weighted.bounds(model, x, key, 50).weighted[0]
     model.train()
-    assert np.array_equal(importance_weighted.bound(model, x, key, 50)[0], quiet)
+    assert np.array_equal(importance_weighted.bounds(model, x, key, 50).weighted[0], quiet)
     assert model.training
     with torch.no_grad():
         assert not torch.equal(model.elbo(x, key.torch()), model.elbo(x, key.torch())), "dropout was on here"
@@ -154,7 +157,7 @@ def test_dropout_is_off_in_the_bounds_and_the_model_keeps_its_mode() -> None:
 
 def test_one_sample_has_no_error() -> None:
     with pytest.raises(InputError, match="n_samples: 1"):
-        importance_weighted.bound(scrambled(VAE, 1), all_images(6), Key(0, "iw"), 1)
+        importance_weighted.bounds(scrambled(VAE, 1), all_images(6), Key(0, "iw"), 1)
 
 
 def trained(kind: type[VAE]) -> VAE:
@@ -171,7 +174,7 @@ def trained(kind: type[VAE]) -> VAE:
 def test_a_trained_model_bounds_a_probability() -> None:
     x, key = all_images(6), Key(12, "iw")
     model = trained(VAE)
-    values, variances = importance_weighted.bound(model, x, key, 2000)
+    values, variances = importance_weighted.bounds(model, x, key, 2000).weighted
     weights = np.exp(values)
     error = math.sqrt((weights**2 * variances).sum())
     assert weights.sum() < 1.0 + 3.0 * error
@@ -181,7 +184,7 @@ def test_a_trained_model_bounds_a_probability() -> None:
     assert abs(float(values.max()) - math.log(0.6)) < 0.3
     broken = NoEncoderTerm((3, 2), 2, (16,))
     broken.load_state_dict(model.state_dict())
-    false, _ = importance_weighted.bound(broken, x, key, 2000)
+    false, _ = importance_weighted.bounds(broken, x, key, 2000).weighted
     assert abs(np.exp(false).sum() - 1.0) > 0.3
 
 
@@ -221,14 +224,6 @@ def test_any_size_trains_and_samples(shape: tuple[int, ...]) -> None:
     again.load_state_dict(model.state_dict())
 
 
-def digits() -> tuple[Tensor, Tensor]:
-    """Return binarised 8×8 digits, for training and held out."""
-    levels = torch.from_numpy(load_digits().data / 16.0).float()
-    v = torch.bernoulli(levels, generator=Key(20, "binarise").torch())
-    order = torch.randperm(len(v), generator=Key(20, "split").torch())
-    return v[order[:1500]], v[order[1500:]]
-
-
 @pytest.mark.slow
 def test_held_out_digits_are_likelier_than_under_independent_pixels() -> None:
     train, held_out = digits()
@@ -238,7 +233,7 @@ def test_held_out_digits_are_likelier_than_under_independent_pixels() -> None:
     learner = Gradient(2e-3, 1500, weight_decay=0.1)
     *_, done = fit(model, learner, Shuffled(train, 100, Key(20, "order")), Key(20, "train"), 1500)
     learner.export(model, done.state)
-    values, _ = importance_weighted.bound(model, held_out, Key(20, "iw"), 500)
+    values, _ = importance_weighted.bounds(model, held_out, Key(20, "iw"), 500).weighted
     rates = (train.sum(0) + 0.5) / (len(train) + 1.0)
     independent = (held_out * rates.log() + (1 - held_out) * (1 - rates).log()).sum(1).numpy()
     gain = values - independent

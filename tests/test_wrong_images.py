@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from inputs import DEFAULTS
 from PIL import Image
 
 from genmodels.data import images
@@ -21,16 +22,6 @@ from genmodels.data.npz import read_npz
 from genmodels.data.prepare import prepare_dataset
 from genmodels.errors import InputError
 
-DEFAULTS: dict[str, Any] = {
-    "path": None,
-    "limit": None,
-    "size": None,
-    "n_samples": 500,
-    "beta": 0.6,
-    "validation": 0.1,
-    "test": 0.2,
-    "seed": 7,
-}
 IDX = {
     "train-images-idx3-ubyte": struct.pack(">BBBBIII", 0, 0, 8, 3, 8, 2, 3) + bytes(range(48)),
     "train-labels-idx1-ubyte": struct.pack(">BBBBI", 0, 0, 8, 1, 8) + bytes([0, 1] * 4),

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,18 +17,31 @@ _SHARD = 16  # images that share a stream; on nothing else than its shard does a
 _ROUND = 250  # samples of z at once
 
 
-def bound(
+class Bounds(NamedTuple):
+    """Two lower bounds on log q_θ(x) of each image, at the same samples of z.
+
+    Attributes:
+        weighted: log (1/K) Σ_k w_k in nats, and by the delta method its variance var(w)/(K mean(w)²); its
+            expectation rises with K. Burda, Grosse & Salakhutdinov 2016, eq. 8  # float64, (image,) each
+        elbo: (1/K) Σ_k log w_k, the evidence lower bound, in nats, and its variance var(log w)/K. Kingma &
+            Welling 2013, eq. 2  # float64, (image,) each
+    """
+
+    weighted: tuple[np.ndarray, np.ndarray]
+    elbo: tuple[np.ndarray, np.ndarray]
+
+
+def bounds(
     model: HasLogWeights,
     x: Tensor,
     key: Key,
     n_samples: int = 1000,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return log (1/K) Σ_k w_k, w_k = q_θ(x, z_k)/q_φ(z_k|x) with z_k ~ q_φ(z|x), for each image.
+) -> Bounds:
+    """Return both bounds by w_k = q_θ(x, z_k)/q_φ(z_k|x) with z_k ~ q_φ(z|x).
 
-    Its expectation is a lower bound on log q_θ(x) that rises with K. Dropout is off, whatever the mode of
-    `model`. A larger K draws the samples of a smaller one first, where that fills its rounds.
-    Burda, Grosse & Salakhutdinov 2016, eq. 8.
+    Dropout is off, whatever the mode of `model`. A larger K draws the samples of a smaller one first, where
+    that fills its rounds. The variances are independent between images.
 
     Args:
         model: A Model with log_weights.
@@ -36,36 +50,18 @@ def bound(
         n_samples: K, at least 2.
         progress: Called with the images done and their total.
 
-    Returns:
-        The bound of each image in nats, and by the delta method its variance var(w)/(K mean(w)²), which is
-        independent between images  # float64, (image,) each
-
     Raises:
         InputError: fewer than 2 samples.
     """
     shards = []
     for log_w in _log_weights(model, x, key, n_samples):
         relative = log_w.softmax(1) * n_samples  # w / mean(w)
-        shards.append(torch.stack([log_w.logsumexp(1) - math.log(n_samples), relative.var(1) / n_samples]))
+        weighted = log_w.logsumexp(1) - math.log(n_samples), relative.var(1) / n_samples
+        shards.append(torch.stack([*weighted, log_w.mean(1), log_w.var(1) / n_samples]))
         if progress is not None:
             progress(min(len(shards) * _SHARD, len(x)), len(x))
-    values, variances = torch.cat(shards, 1).numpy()
-    return values, variances
-
-
-def evidence(
-    model: HasLogWeights, x: Tensor, key: Key, n_samples: int = 1000
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (1/K) Σ_k log w_k, the evidence lower bound, for each image; at the z of `bound` for equal keys.
-
-    Args, returns and raises as `bound`; the variance is var(log w)/K. Kingma & Welling 2013, eq. 2.
-    """
-    shards = [
-        torch.stack([log_w.mean(1), log_w.var(1) / n_samples])
-        for log_w in _log_weights(model, x, key, n_samples)
-    ]
-    values, variances = torch.cat(shards, 1).numpy()
-    return values, variances
+    values, variances, means, noise = torch.cat(shards, 1).numpy()
+    return Bounds((values, variances), (means, noise))
 
 
 @torch.no_grad()

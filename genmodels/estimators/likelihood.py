@@ -9,14 +9,7 @@ import torch
 from torch import Tensor
 
 from genmodels.estimate import Estimate, Kind, over_images, undetermined
-from genmodels.estimators import (
-    dequantised,
-    enumeration,
-    free_energy,
-    importance_weighted,
-    sequential,
-    variational,
-)
+from genmodels.estimators import dequantised, enumeration, importance_weighted, sequential, variational
 from genmodels.protocols import (
     HasBoundTerms,
     HasComponents,
@@ -137,6 +130,8 @@ def _gaussian(model: HasComponents, v: Tensor, key: Key, effort: Effort) -> Iter
 
 
 def _energy(model: Any, x: Tensor, log_z: Mapping[str, Estimate]) -> Iterator[Route]:
+    from genmodels.estimators import free_energy
+
     unnormalised = model.log_unnormalised(x).double().numpy()
     estimated = {name: estimate for name, estimate in log_z.items() if name != ENUMERATION}
     if ENUMERATION in log_z:
@@ -159,10 +154,9 @@ def _normalised(name: str, unnormalised: np.ndarray, log_z: Estimate) -> Route:
 
 def _autoencoder(model: Any, x: Tensor, key: Key, effort: Effort, progress: Report | None) -> Iterator[Route]:
     n = effort.importance_samples
-    values, variances = importance_weighted.bound(model, x, key.child("weights"), n, progress)
-    yield Route("", values, variances, 0.0, "lower", f"importance-weighted bound, K = {n}")
-    values, variances = importance_weighted.evidence(model, x, key.child("weights"), n)
-    yield Route("elbo", values, variances, 0.0, "lower", "evidence lower bound")
+    weighted, elbo = importance_weighted.bounds(model, x, key.child("weights"), n, progress)
+    yield Route("", *weighted, 0.0, "lower", f"importance-weighted bound, K = {n}")
+    yield Route("elbo", *elbo, 0.0, "lower", "evidence lower bound")
 
 
 def _diffusion(model: Any, x: Tensor, key: Key, effort: Effort, progress: Report | None) -> Iterator[Route]:

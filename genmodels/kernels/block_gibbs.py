@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from genmodels.protocols import Info
+from genmodels.paths import device, draw_0
+from genmodels.protocols import HasReference, Info
 from genmodels.streams import Key
 
 
@@ -22,22 +23,32 @@ def uniforms(n: int, generator: torch.Generator) -> Tensor:
 
     Two a draw of 64 bits: half the cost of `torch.rand`, which takes as much time as all the rest of a sweep.
     """
-    bits = torch.empty((n + 1) // 2, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    bits = torch.empty((n + 1) // 2, dtype=torch.int64, device=generator.device)
+    bits.random_(-(2**63), None, generator=generator)
     return torch.add(0.5, bits.view(torch.int32)[:n], alpha=2.0**-32)
 
 
 @dataclass(frozen=True)
 class BlockGibbs:
-    """Draw every block from P_β(block | rest), block after block; leaves exp(−βE) invariant.
+    """Draw every block from P_β(block | rest), block after block; leaves exp(−βE − E_0) invariant.
 
     P_β(x_i = +1 | rest) comes from `model.conditional`. A sweep goes from the last block to the first: hidden
     units before visible ones, so that a start of which only the visible sites mean anything is a proper one
-    (contrastive divergence). The sweep satisfies balance, not detailed balance. Geman & Geman 1984.
+    (contrastive divergence). One block satisfies detailed balance, the sweep as a whole balance only.
+    Random numbers are drawn on the device of the configurations. Geman & Geman 1984.
     """
 
+    @property
+    def detailed_balance(self) -> bool:
+        """Return True: a draw from a conditional distribution is reversible."""
+        return True
+
     def init(self, model: Any, n_replicas: int, key: Key) -> BlockGibbsState:
-        """Return independent replicas at β = 0: every site ±1 with probability ½."""
-        drawn = uniforms(n_replicas * model.n_sites, key.torch()).view(n_replicas, model.n_sites)
+        """Return independent replicas at β = 0: of the reference, else each site ±1 with probability ½."""
+        generator = key.torch(device(model))
+        if isinstance(model, HasReference):
+            return self.start(model, draw_0(model, n_replicas, generator))
+        drawn = uniforms(n_replicas * model.n_sites, generator).view(n_replicas, model.n_sites)
         return self.start(model, (drawn < 0.5).to(torch.float32) * 2.0 - 1.0)
 
     def start(self, model: Any, x: Tensor) -> BlockGibbsState:
@@ -48,17 +59,19 @@ class BlockGibbs:
     def advance(
         self, model: Any, state: BlockGibbsState, beta: Tensor, n_sweeps: int, key: Key
     ) -> tuple[BlockGibbsState, Info]:
-        """Advance every replica by `n_sweeps` sweeps, replica r at beta[r]; `state` is left untouched."""
-        x, generator = state.x.clone(), key.torch()
+        """Advance every replica by `n_sweeps` sweeps at beta (replica,) or (sweep, replica)."""
+        blocks, generator = model.blocks, key.torch(state.x.device)
+        ranges = all(isinstance(sites, slice) for sites in blocks)
+        # Where a block is a list of sites, memory is [site, replica]: a site is then a row to be picked.
+        x = state.x.clone() if ranges else state.x.T.clone(memory_format=torch.contiguous_format).T
         n_replicas, n_sites = x.shape
-        sizes = [n_replicas * _width(block) for block in model.blocks]
+        sizes = [n_replicas * _width(sites) for sites in blocks]
         with torch.no_grad():
-            for _ in range(n_sweeps):
+            for now in beta.to(x.device).expand(n_sweeps, n_replicas):
                 noise = torch.split(uniforms(x.numel(), generator), sizes)
-                for block in reversed(range(len(model.blocks))):
-                    p = model.conditional(block, x, beta)
-                    torch.lt(noise[block].view_as(p), p, out=x[:, model.blocks[block]])
-                    x[:, model.blocks[block]].mul_(2.0).sub_(1.0)
+                for block in reversed(range(len(blocks))):
+                    p = model.conditional(block, x, now)
+                    _draw(x, blocks[block], p, noise[block])
             energy = model.energy(x)
         n_nonfinite = n_replicas - int(energy.isfinite().sum())
         return BlockGibbsState(x, energy), Info(n_sweeps * n_replicas * n_sites, 1.0, n_nonfinite)
@@ -72,5 +85,15 @@ class BlockGibbs:
         return BlockGibbsState(state.x[index], state.energy[index])
 
 
-def _width(block: slice) -> int:
-    return int(block.stop - block.start)
+def _width(sites: slice | Tensor) -> int:
+    return int(sites.stop - sites.start) if isinstance(sites, slice) else len(sites)
+
+
+def _draw(x: Tensor, sites: slice | Tensor, p: Tensor, noise: Tensor) -> None:
+    """Set `sites` of x to +1 with probability p, else to −1  # (replica, site), (replica, sites)."""
+    if isinstance(sites, slice):
+        torch.lt(noise.view_as(p), p, out=x[:, sites])
+        x[:, sites].mul_(2.0).sub_(1.0)
+    else:
+        up = torch.lt(noise.view_as(p.T), p.T)
+        x.T.index_copy_(0, sites, up.to(x.dtype).mul_(2.0).sub_(1.0))

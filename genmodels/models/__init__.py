@@ -5,6 +5,7 @@ MODELS = {
     "gaussian": "genmodels.models.gaussian:Gaussian",
     "gaussian_mixture": "genmodels.models.gaussian_mixture:GaussianMixture",
     "bernoulli_mixture": "genmodels.models.bernoulli_mixture:BernoulliMixture",
+    "ising": "genmodels.models.ising:Ising",
     "rbm": "genmodels.models.rbm:RBM",
     "vae": "genmodels.models.vae:VAE",
     "diffusion": "genmodels.models.diffusion:Diffusion",

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from genmodels.couplings import Couplings
 from genmodels.protocols import Domain
 
 
@@ -34,6 +36,12 @@ class RBM(nn.Module):
     def args(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {"n_visible": self.n_visible, "n_hidden": self.n_hidden}
+
+    def couplings(self) -> Couplings:
+        """Return it as a quadratic energy of all sites: an edge from each x_i to each z_l, fields (b, c)."""
+        W, b, c = (p.detach().double().cpu().numpy().copy() for p in (self.W, self.b, self.c))
+        i, j = np.indices(W.shape).reshape(2, -1)
+        return Couplings(self.n_sites, i, j + self.n_visible, W.ravel(), np.concatenate([b, c]))
 
     def energy(self, x: Tensor) -> Tensor:
         """Return E(x, z) = −(xᵀWz + bᵀx + cᵀz)  # (replica, site) -> (replica,), nats."""

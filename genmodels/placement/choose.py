@@ -11,38 +11,41 @@ from genmodels.protocols import Placement
 
 
 @contextmanager
-def placement(default: int | None = None, n_workers: int | None = None) -> Iterator[Placement]:
+def placement(
+    default: int | None = None, n_workers: int | None = None, n_threads: int | None = None
+) -> Iterator[Placement]:
     """Yield a place to work, and close it on leaving.
 
     The first of these that is there decides: `n_workers`; GENMODELS_WORKERS; RAY_ADDRESS, a cluster to
-    join; `default`. 0 workers is this process; n > 0 is a Ray on this machine with n workers.
+    join; `default`. 0 workers is this process, its threads; n > 0 is a Ray on this machine with n workers.
 
     Args:
         default: Number of workers where nobody says; None is one for each core this process may use.
         n_workers: What the command's --workers says, if anything.
+        n_threads: Threads of this process where it works itself; None is one for each core it may use.
 
     Raises:
         InputError: what should be a number of workers is not, or no cluster at RAY_ADDRESS.
     """
-    place = _open(default, n_workers)
+    place = _open(default, n_workers, _cores() if n_threads is None else n_threads)
     try:
         yield place
     finally:
         place.close()
 
 
-def _open(default: int | None, n_workers: int | None) -> Placement:
+def _open(default: int | None, n_workers: int | None, n_threads: int) -> Placement:
     if n_workers is not None:
-        return _with(_count("--workers", str(n_workers)))
+        return _with(_count("--workers", str(n_workers)), n_threads)
     if workers := os.environ.get("GENMODELS_WORKERS"):
-        return _with(_count("GENMODELS_WORKERS", workers))
+        return _with(_count("GENMODELS_WORKERS", workers), n_threads)
     if address := os.environ.get("RAY_ADDRESS"):
         return RayPlacement.connect(address)
-    return _with(_cores() if default is None else default)
+    return _with(_cores() if default is None else default, n_threads)
 
 
-def _with(n_workers: int) -> Placement:
-    return RayPlacement.local(n_workers) if n_workers else LocalPlacement()
+def _with(n_workers: int, n_threads: int) -> Placement:
+    return RayPlacement.local(n_workers) if n_workers else LocalPlacement(n_threads)
 
 
 def _cores() -> int:

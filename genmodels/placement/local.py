@@ -1,25 +1,45 @@
-"""Work in this process, one shard after the other."""
+"""Work in this process: one shard after the other, or as many at a time as there are threads."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from typing import Any, NamedTuple
 
 import torch
+
+
+class Part(NamedTuple):
+    """A handle of one of the two things that a shard on another thread returns."""
+
+    shard: Future[tuple[Any, Any]]
+    place: int
 
 
 class LocalPlacement:
     """The trivial placement: a handle is the value itself, and `submit` does the work at once.
 
-    Shards run with one torch thread, as they do on a worker, so that the bits agree.
+    With several threads shards run beside each other, as far as what they call lets go of Python's lock, as
+    compiled loops and torch do. Either way a shard has one torch thread, as it does on a worker, so that the
+    bits agree.
     """
 
     n_workers = 0
+
+    def __init__(self, n_threads: int = 1) -> None:
+        """Work on so many threads."""
+        self.n_threads = n_threads
+        self._torch_threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(n_threads, "shard") if n_threads > 1 else None
 
     def put(self, state: Any) -> Any:
         """Return `state`."""
         return state
 
     def submit(self, fn: Callable[..., tuple[Any, Any]], handle: Any, *small: Any) -> tuple[Any, Any]:
-        """Return fn(handle, *small), or raise what it raises."""
+        """Return fn(handle, *small), or raise what it raises; on several threads `fetch` does either."""
+        if self._pool is not None:
+            # A shard that another one needs was submitted, and so started, before it.
+            shard = self._pool.submit(_alone, fn, handle, *small)
+            return Part(shard, 0), Part(shard, 1)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -28,12 +48,31 @@ class LocalPlacement:
             torch.set_num_threads(threads)
 
     def wait(self, handles: Sequence[Any]) -> Iterator[int]:
-        """Yield all indices in order: everything has been done already."""
-        yield from range(len(handles))
+        """Yield the indices of `handles` as they complete or fail; of values at once."""
+        running: dict[Future[tuple[Any, Any]], list[int]] = {}
+        for i, handle in enumerate(handles):
+            if isinstance(handle, Part):
+                running.setdefault(handle.shard, []).append(i)
+            else:
+                yield i
+        for shard in as_completed(running):
+            yield from running[shard]
 
     def fetch(self, handle: Any) -> Any:
-        """Return `handle`."""
-        return handle
+        """Return the value behind `handle`, or raise what its shard raised."""
+        return _value(handle)
 
     def close(self) -> None:
-        """Do nothing."""
+        """Wait for the shards that run, and forget those that wait."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(self._torch_threads)  # of which a part is this process's, not a thread's
+
+
+def _alone(fn: Callable[..., tuple[Any, Any]], *handles: Any) -> tuple[Any, Any]:
+    torch.set_num_threads(1)
+    return fn(*(_value(handle) for handle in handles))
+
+
+def _value(handle: Any) -> Any:
+    return handle.shard.result()[handle.place] if isinstance(handle, Part) else handle

@@ -1,5 +1,7 @@
 """A shard of replica exchange: ladders of replicas that advance, then swap their βs."""
 
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,6 +9,7 @@ import torch
 from torch import Tensor
 
 from genmodels.protocols import Kernel
+from genmodels.samplers.lowest import Lowest, lower, lowest, rows
 from genmodels.samplers.shards import representable, require_finite
 from genmodels.streams import Key
 
@@ -27,6 +30,10 @@ class Measured(NamedTuple):
     energies: Tensor  # (ladder, round, rung), nats at β = 1, float64, after the sweeps of a round
     round_trips: Tensor  # (ladder,): times that a replica went from β = 0 to the last β and came back
     x: Tensor  # (ladder, site), at the last β, at the end
+    x_sum: Tensor  # (ladder, site): over the rounds, of x at the last β, float64
+    up: Tensor  # (rung,): how often a replica that met β = 0 last was on the rung
+    down: Tensor  # (rung,): and one that met the last β last
+    best: Lowest
     n_updates: int
 
 
@@ -57,20 +64,52 @@ def advance(
     particles, replica, heading = state.particles, state.replica, state.heading.clone()
     moves, swaps = key.child("move").at(shard=shard), key.child("swap").at(shard=shard)
     n_ladders, n_rungs = replica.shape
-    energies, n_updates = [], 0
-    trips = torch.zeros(n_ladders, dtype=torch.int64)
+    first = torch.arange(n_ladders) * n_rungs
+    energies, trips = [], torch.zeros(n_ladders, dtype=torch.int64)
+    ways = torch.zeros(2, n_rungs, dtype=torch.int64)
+    best, x_sum, n_updates = lower(None, kernel, particles), torch.zeros(()), 0
     for i in range(*rounds):
         beta = betas[replica.argsort(1)].flatten().float()
         particles, info = kernel.advance(model, particles, beta, n_sweeps, moves.at(round=i))
         n_updates += info.n_updates
         require_finite(particles.energy, f"replica exchange, round {i + 1}")
+        best = lower(best, kernel, particles)
+        x_sum = x_sum + rows(kernel, particles, first + replica[:, -1]).double()
         energies.append(particles.energy.double().view(n_ladders, n_rungs).gather(1, replica))
         uniform = torch.from_numpy(swaps.at(round=i).numpy().random((n_ladders, n_rungs - 1)))
         replica = swap(replica, betas, energies[-1], uniform, i % 2)
         trips += turn(heading, replica)
-    top = torch.arange(n_ladders) * n_rungs + replica[:, -1]
-    x = kernel.configuration(particles)[top]
-    return Ladders(particles, replica, heading), Measured(torch.stack(energies, 1), trips, x, n_updates)
+        way = heading.gather(1, replica)
+        ways += torch.stack([(way > 0).sum(0), (way < 0).sum(0)])
+    x = rows(kernel, particles, first + replica[:, -1])
+    seen = Measured(torch.stack(energies, 1), trips, x, x_sum, ways[0], ways[1], best, n_updates)
+    return Ladders(particles, replica, heading), seen
+
+
+def pooled(parts: Sequence[Measured], last: Measured) -> Measured:
+    """Return what a shard saw in some segments, perhaps none, after its `last` one."""
+    first = last._replace(
+        energies=last.energies[:, :0],
+        round_trips=torch.zeros_like(last.round_trips),
+        x_sum=torch.zeros_like(last.x_sum),
+        up=torch.zeros_like(last.up),
+        down=torch.zeros_like(last.down),
+        n_updates=0,
+    )
+    return functools.reduce(_then, parts, first)
+
+
+def _then(one: Measured, other: Measured) -> Measured:
+    return Measured(
+        torch.cat([one.energies, other.energies], 1),
+        one.round_trips + other.round_trips,
+        other.x,
+        one.x_sum + other.x_sum,
+        one.up + other.up,
+        one.down + other.down,
+        lowest([one.best, other.best]),
+        one.n_updates + other.n_updates,
+    )
 
 
 def log_acceptance(betas: Tensor, energies: Tensor) -> Tensor:

@@ -1,16 +1,19 @@
 """Population annealing."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from genmodels.errors import InputError
+from genmodels.paths import log_z_0
 from genmodels.protocols import Kernel, Placement
-from genmodels.samplers import population, shards
+from genmodels.samplers import pilot, population, shards
+from genmodels.samplers.lowest import Lowest, lowest
+from genmodels.samplers.shards import Report, require_least, require_positive
 from genmodels.streams import Key
 
 _SEGMENT = 10  # temperatures a task
@@ -30,6 +33,11 @@ class Annealed:
         energies: Of the walkers at the last β  # (population, walker), float64
         n_sites: Number of sites of a configuration.
         n_updates: Attempted single-site updates, the pilot's included.
+        log_z_0: log Z at β = 0, nats.
+        best_energy: The lowest met, nats at β = 1.
+        best_x: Its configuration  # (site,)
+        mean_x: Mean over the walkers at the last β  # (population, site), float64
+        entropy: Of the families, −Σ n_i log n_i, nats  # (population, step)
     """
 
     betas: Tensor
@@ -41,11 +49,16 @@ class Annealed:
     energies: Tensor
     n_sites: int
     n_updates: int
+    log_z_0: float
+    best_energy: float
+    best_x: Tensor
+    mean_x: Tensor
+    entropy: Tensor
 
     @property
     def family_entropy(self) -> Tensor:
         """S_f = −Σ n_i log n_i at the end, in nats  # (population,)."""
-        return torch.stack([torch.special.entr(population.shares(family)).sum() for family in self.family])
+        return self.entropy[:, -1]
 
     @property
     def rho_t(self) -> Tensor:
@@ -67,6 +80,9 @@ class Annealed:
             "families": self.families,
             "family": self.family,
             "energies": self.energies,
+            "entropy": self.entropy,
+            "mean_x": self.mean_x,
+            "best_x": self.best_x,
         }
 
     def summary(self) -> dict[str, Any]:
@@ -76,6 +92,7 @@ class Annealed:
             "n_walkers": self.family.shape[1],
             "n_steps": len(self.betas) - 1,
             "n_updates": self.n_updates,
+            "best_energy": self.best_energy,
             "lowest_ess": float(self.ess.min()),
             "family_entropy": float(self.family_entropy.min()),
             "rho_t": float(self.rho_t.max()),
@@ -114,14 +131,11 @@ class PopulationAnnealing:
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""
-        for name, bound in {"n_populations": 2, "n_walkers": 2, "n_sweeps": 1, "n_pilot": 10}.items():
-            if getattr(self, name) < bound:
-                given = getattr(self, name)
-                raise InputError(f"population annealing: {name} is {given}, give at least {bound}")
+        least = {"n_populations": 2, "n_walkers": 2, "n_sweeps": 1, "n_pilot": 10}
+        require_least(self, "population annealing", **least)
+        require_positive(self, "population annealing", "beta_max")
         if not 0.0 < self.ess < 1.0:
             raise InputError(f"population annealing: ess is {self.ess}, give a share between 0 and 1")
-        if not 0.0 < self.beta_max < math.inf:
-            raise InputError(f"population annealing: beta_max is {self.beta_max}, give a positive number")
 
     def run(
         self,
@@ -129,75 +143,104 @@ class PopulationAnnealing:
         kernel: Kernel[Any],
         key: Key,
         placement: Placement,
-        progress: Callable[..., None] | None = None,
+        progress: Callable[..., bool | None] | None = None,
     ) -> Annealed:
-        """Return log Ẑ at every β, energies and families.
+        """Return log Ẑ at every β, energies and families; arguments as of `protocols.Sampler.run`.
 
-        Args:
-            model: With an energy and what the kernel asks for.
-            kernel: What moves the walkers at fixed β.
-            key: The stream of the run.
-            placement: Where the populations run; it does not change a bit of the result.
-            progress: Called as progress(steps done, steps in all), summed over the populations.
+        A run that is stopped ends at the last β that all populations have reached.
+        """
+        return self._run(model, kernel, key.child("population_annealing"), placement, Report(progress))[0]
+
+    def draw(
+        self,
+        model: Any,
+        kernel: Kernel[Any],
+        n: int,
+        key: Key,
+        placement: Placement,
+        progress: Callable[..., bool | None] | None = None,
+    ) -> Tensor:
+        """Return n walkers at the last β, the populations weighted by Ẑ, in random order  # (n, site).
+
+        Walkers occur again only where there are fewer than n. None is returned if `progress` stops the run
+        before the last β; the other arguments are those of `run`.
 
         Raises:
             FloatingPointError: an energy is not finite.
+            InputError: n < 1.
         """
-        key = key.child("population_annealing")
-        work, nothing = (model, kernel), placement.put(None)
-        choice = (self.ess, self.beta_max, self.n_sweeps, key.child("pilot"))
-        betas, n_updates = placement.fetch(
-            placement.submit(population.pilot, nothing, self.n_pilot, *work, *choice)[1]
+        if n < 1:
+            raise InputError(f"population annealing: {n} configurations asked for, give at least 1")
+        key = key.child("population_annealing/draw")
+        result, states = self._run(model, kernel, key, placement, Report(progress))
+        if result.betas[-1] < self.beta_max:
+            return result.mean_x[:0].float()
+        random, x = key.child("choice").numpy(), torch.empty(n, result.n_sites)
+        population_of = random.choice(len(states), n, p=result.weights[:, -1].numpy())
+        for shard, state in enumerate(states):
+            places = np.flatnonzero(population_of == shard)
+            walkers = torch.from_numpy(np.resize(random.permutation(self.n_walkers), len(places)))
+            picked = placement.submit(population.pick, state, walkers, kernel)[1]
+            x[torch.from_numpy(places)] = placement.fetch(picked)
+        return x
+
+    def _run(
+        self, model: Any, kernel: Kernel[Any], key: Key, placement: Placement, report: Report
+    ) -> tuple[Annealed, list[Any]]:
+        """Return the result and handles of the populations at the end."""
+        there, nothing = placement.put(model), placement.put(None)
+        betas, best, n_updates = pilot.steps(
+            there,
+            kernel,
+            self.n_pilot,
+            self.ess,
+            self.beta_max,
+            self.n_sweeps,
+            key.child("pilot"),
+            placement,
+            report,
         )
         started = [
-            placement.submit(population.start, nothing, shard, self.n_walkers, *work, key)
+            placement.submit(population.start, nothing, shard, self.n_walkers, there, kernel, key)
             for shard in range(self.n_populations)
         ]
-        n_steps = len(betas) - 1
-        segments = [(i, min(i + _SEGMENT, n_steps)) for i in range(0, n_steps, _SEGMENT)]
-        report = _counted(progress, n_steps * self.n_populations)
-        small = (*work, betas, self.n_sweeps, key)
-        states, seen = shards.run(
-            placement, population.advance, [state for state, _ in started], segments, *small, report=report
-        )
-        zero = torch.stack([placement.fetch(measured) for _, measured in started])
-        last = [placement.fetch(state) for state in states]
-        return _annealed(betas, zero, seen, last, model.n_sites, n_updates)
-
-
-def _counted(progress: Callable[..., None] | None, total: int) -> Callable[[tuple[int, int]], None]:
-    done = 0
-
-    def report(steps: tuple[int, int]) -> None:
-        nonlocal done
-        done += steps[1] - steps[0]
-        if progress is not None:
-            progress(done, total)
-
-    return report
+        first = [placement.fetch(measured) for _, measured in started]
+        states = [state for state, _ in started]
+        segments = shards.cut(0, 0 if report.stopped else len(betas) - 1, _SEGMENT)
+        report.total = (len(betas) - 1) * self.n_populations
+        small = (there, kernel, betas, self.n_sweeps, key)
+        states, seen = shards.run(placement, population.advance, states, segments, *small, report=report)
+        parts = [[one, *more] for one, more in zip(first, seen, strict=True)]
+        return _annealed(model, betas, parts, best, n_updates), states
 
 
 def _annealed(
-    betas: Tensor,
-    zero: Tensor,
-    seen: list[list[population.Measured]],
-    last: list[population.Population],
-    n_sites: int,
-    n_updates: int,
+    model: Any, betas: Tensor, parts: Sequence[list[population.Measured]], best: Lowest, n_updates: int
 ) -> Annealed:
-    def steps(name: str, first: Tensor) -> Tensor:
-        later = torch.stack([torch.cat([getattr(part, name) for part in parts]) for parts in seen])
-        return torch.cat([first[:, None], later], 1)
+    """Put together what the populations saw at β = 0 and in their segments  # (population, segment)."""
 
-    family, ones = torch.stack([state.family for state in last]), torch.ones_like(zero)
+    def steps(name: str) -> Tensor:
+        return torch.stack([torch.cat([getattr(part, name) for part in each]) for each in parts])
+
+    def last(name: str) -> Tensor:
+        return torch.stack([getattr(each[-1], name) for each in parts])
+
+    every = [part for each in parts for part in each]
+    zero, best = log_z_0(model), lowest([best, *(part.best for part in every)])
+    log_z = zero + steps("log_ratio").cumsum(1)
     return Annealed(
-        betas,
-        steps("log_ratio", ones * n_sites * math.log(2.0)).cumsum(1),
-        steps("mean_energy", zero),
-        steps("ess", ones),
-        steps("families", ones * family.shape[1]),
-        family,
-        torch.stack([state.walkers.energy.double() for state in last]),
-        n_sites,
-        n_updates + sum(part.n_updates for parts in seen for part in parts),
+        betas[: log_z.shape[1]],
+        log_z,
+        steps("mean_energy"),
+        steps("ess"),
+        steps("families"),
+        last("family"),
+        last("energies"),
+        model.n_sites,
+        n_updates + sum(part.n_updates for part in every),
+        zero,
+        best.energy,
+        best.x,
+        last("mean_x"),
+        steps("entropy"),
     )

@@ -1,5 +1,6 @@
 """Replica exchange (parallel tempering, exchange Monte Carlo)."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +10,11 @@ import torch
 from torch import Tensor
 
 from genmodels.errors import InputError
+from genmodels.paths import log_z_0
 from genmodels.protocols import Kernel, Placement
-from genmodels.samplers import ladder, shards
+from genmodels.samplers import ladder, shards, temperatures
+from genmodels.samplers.lowest import Lowest, lowest
+from genmodels.samplers.shards import Report, require_least, require_positive
 from genmodels.streams import Key
 
 _SEGMENT = 50  # rounds a task: long beside the cost of sending it, short beside a run
@@ -27,6 +31,12 @@ class Exchanged:
         round_trips: From β = 0 to the last β and back, over the replicas of a ladder  # (ladder,)
         x: Configurations at the last β, at the end  # (ladder, site)
         n_updates: Attempted single-site updates, burn-in included.
+        log_z_0: log Z at β = 0, nats.
+        best_energy: The lowest met, burn-in included, nats at β = 1.
+        best_x: Its configuration  # (site,)
+        mean_x: Mean over the rounds of x at the last β; nan without rounds  # (ladder, site), float64
+        flow: Share of the replicas on a rung that met β = 0 last, not the last β, which falls linearly over
+            a good ladder; nan where nobody came that had met an end. Katzgraber et al. 2006  # (rung,)
     """
 
     betas: Tensor
@@ -34,6 +44,11 @@ class Exchanged:
     round_trips: Tensor
     x: Tensor
     n_updates: int
+    log_z_0: float
+    best_energy: float
+    best_x: Tensor
+    mean_x: Tensor
+    flow: Tensor
 
     @property
     def n_sites(self) -> int:
@@ -42,30 +57,37 @@ class Exchanged:
 
     @property
     def rejection(self) -> Tensor:
-        """Mean probability that a swap of neighbouring rungs is rejected  # (rung − 1,)."""
+        """Mean probability that a swap of neighbours is rejected, nan without rounds  # (rung − 1,)."""
         return ladder.rejection(self.betas, self.energies)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what is worth keeping, by name; of the energies at most 250 rounds, evenly spaced."""
-        stride = math.ceil(self.energies.shape[1] / _STORED_ROUNDS)
+        stride = max(1, math.ceil(self.energies.shape[1] / _STORED_ROUNDS))
         return {
             "betas": self.betas,
             "energies": self.energies[:, ::stride],
             "swap_rates": 1.0 - self.rejection,
             "round_trips": self.round_trips,
+            "flow": self.flow,
             "x": self.x,
+            "mean_x": self.mean_x,
+            "best_x": self.best_x,
         }
 
     def summary(self) -> dict[str, Any]:
-        """Return how well the ladders mixed, JSON-ready; `barrier` is Λ, the sum of the rejection rates."""
+        """Return how well the ladders mixed, JSON-ready; `barrier` is Λ, the sum of the rejection rates.
+
+        Swap rates and barrier of a run without measured rounds are None.
+        """
         n_ladders, n_rounds, n_rungs = self.energies.shape
         return {
             "n_ladders": n_ladders,
             "n_rungs": n_rungs,
             "n_rounds": n_rounds,
             "n_updates": self.n_updates,
-            "swap_rates": (1.0 - self.rejection).tolist(),
-            "barrier": float(self.rejection.sum()),
+            "best_energy": self.best_energy,
+            "swap_rates": (1.0 - self.rejection).tolist() if n_rounds else None,
+            "barrier": float(self.rejection.sum()) if n_rounds else None,
             "round_trips": int(self.round_trips.sum()),
         }
 
@@ -104,11 +126,8 @@ class ReplicaExchange:
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""
         least = {"n_ladders": 2, "n_rungs": 2, "n_rounds": 4, "burn_in": 16, "sweeps_per_round": 1}
-        for name, bound in (least | {"ladders_per_shard": 1}).items():
-            if getattr(self, name) < bound:
-                raise InputError(f"replica exchange: {name} is {getattr(self, name)}, give at least {bound}")
-        if not 0.0 < self.beta_max < math.inf:
-            raise InputError(f"replica exchange: beta_max is {self.beta_max}, give a positive number")
+        require_least(self, "replica exchange", **least, ladders_per_shard=1)
+        require_positive(self, "replica exchange", "beta_max")
 
     def run(
         self,
@@ -116,30 +135,31 @@ class ReplicaExchange:
         kernel: Kernel[Any],
         key: Key,
         placement: Placement,
-        progress: Callable[..., None] | None = None,
+        progress: Callable[..., bool | None] | None = None,
     ) -> Exchanged:
-        """Return the energies on every rung of the frozen ladder.
+        """Return the energies on every rung of the frozen ladder; arguments as of `protocols.Sampler.run`.
 
-        Args:
-            model: With an energy and what the kernel asks for.
-            kernel: What moves the replicas at fixed β.
-            key: The stream of the run.
-            placement: Where the shards run; it does not change a bit of the result.
-            progress: Called as progress(rounds done, rounds in all, swap_rate=…), rounds summed over shards.
-
-        Raises:
-            FloatingPointError: an energy is not finite.
+        A run that is stopped while burning in has measured no round.
         """
-        run = _Run(self, model, kernel, key.child("replica_exchange"), placement, progress)
-        run.total += self.n_rounds * len(run.states)
+        run = _Run(self, model, kernel, key.child("replica_exchange"), placement, Report(progress))
+        run.report.total += self.n_rounds * len(run.states)
         run.warm_up()
-        seen = run.advance(self.n_rounds, _SEGMENT)
+        parts = run.advance(self.n_rounds, _SEGMENT)
+        seen = [ladder.pooled(*of) for of in zip(parts, run.last, strict=True)]
+        energies = torch.cat([part.energies for part in seen])
+        ways = torch.stack([torch.stack([part.up, part.down]) for part in seen]).sum(0).double()
+        best = lowest(run.met)
         return Exchanged(
             run.betas,
-            torch.cat([_energies(parts) for parts in seen]),
-            torch.cat([torch.stack([part.round_trips for part in parts]).sum(0) for parts in seen]),
-            torch.cat([parts[-1].x for parts in seen]),
+            energies,
+            torch.cat([part.round_trips for part in seen]),
+            torch.cat([part.x for part in seen]),
             run.n_updates,
+            log_z_0(model),
+            best.energy,
+            best.x,
+            torch.cat([part.x_sum for part in seen]) / energies.shape[1],
+            ways[0] / ways.sum(0),
         )
 
     def draw(
@@ -149,13 +169,13 @@ class ReplicaExchange:
         n: int,
         key: Key,
         placement: Placement,
-        progress: Callable[..., None] | None = None,
+        progress: Callable[..., bool | None] | None = None,
     ) -> Tensor:
         """Return n configurations at the last β, of all ladders in turn  # (n, site).
 
         Between two of one ladder pass 2 + 2 Σ_k r_k/(1 − r_k) rounds, the time between round trips of
-        replicas that forget on a rung (Syed et al. 2022), or the burn-in if that is shorter. The other
-        arguments are those of `run`.
+        replicas that forget on a rung (Syed et al. 2022), or the burn-in if that is shorter. Fewer than n if
+        `progress` stops the run; the other arguments are those of `run`.
 
         Raises:
             FloatingPointError: an energy is not finite.
@@ -163,15 +183,15 @@ class ReplicaExchange:
         """
         if n < 1:
             raise InputError(f"replica exchange: {n} configurations asked for, give at least 1")
-        run = _Run(self, model, kernel, key.child("replica_exchange/draw"), placement, progress)
+        run = _Run(self, model, kernel, key.child("replica_exchange/draw"), placement, Report(progress))
         refused = run.warm_up()
         between = 2.0 + 2.0 * float((refused / (1.0 - refused)).sum())
         apart = math.ceil(min(between, self.burn_in))
         n_rounds = apart * math.ceil(n / self.n_ladders)
-        run.total += n_rounds * len(run.states)
-        seen = run.advance(n_rounds, apart)
-        x = torch.cat([torch.stack([part.x for part in parts], 1) for parts in seen])  # (ladder, draw, site)
-        return x.transpose(0, 1).flatten(0, 1)[:n]
+        run.report.total += n_rounds * len(run.states)
+        drawn = zip(run.advance(n_rounds, apart), run.last, strict=True)
+        x = [torch.stack([last.x, *(part.x for part in parts)])[1:] for parts, last in drawn]
+        return torch.cat(x, 1).flatten(0, 1)[:n]  # from (draw, ladder, site)
 
 
 class _Run:
@@ -184,50 +204,44 @@ class _Run:
         kernel: Kernel[Any],
         key: Key,
         placement: Placement,
-        progress: Callable[..., None] | None,
+        report: Report,
     ) -> None:
-        self.settings, self.key, self.placement, self.progress = settings, key, placement, progress
-        self.model, self.kernel = model, kernel
-        spaced = torch.linspace(0.0, 1.0, settings.n_rungs, dtype=torch.float64).square()
-        self.betas = shards.representable(spaced * settings.beta_max)
+        self.settings, self.key, self.placement, self.report = settings, key, placement, report
+        self.model, self.kernel = placement.put(model), kernel
+        self.betas = temperatures.spaced(settings.n_rungs, settings.beta_max)
         self.round, self.n_updates = 0, 0
-        self.figures: dict[str, float] = {}
-        full, rest = divmod(settings.n_ladders, settings.ladders_per_shard)
-        sizes = [settings.ladders_per_shard] * full + [rest] * (rest > 0)
-        nothing = placement.put(None)
-        self.states = [
-            placement.submit(ladder.start, nothing, shard, size, model, kernel, settings.n_rungs, key)[0]
-            for shard, size in enumerate(sizes)
-        ]
-        self.done, self.total = 0, settings.burn_in * len(sizes)
+        sizes = shards.sizes(settings.n_ladders, settings.ladders_per_shard)
+        small, nothing = (self.model, kernel, settings.n_rungs, key), placement.put(None)
+        submit = functools.partial(placement.submit, ladder.start, nothing)
+        self.states = [submit(shard, size, *small)[0] for shard, size in enumerate(sizes)]
+        report.total += settings.burn_in * len(sizes)
+        self.last: list[ladder.Measured] = []  # of each shard
+        self.met: list[Lowest] = []
 
     def warm_up(self) -> Tensor:
         """Burn in, adapting the ladder; return the rejection rates on the last one  # (rung − 1,)."""
-        burn_in = self.settings.burn_in
+        burn_in, refused = self.settings.burn_in, torch.zeros(self.settings.n_rungs - 1)
         for end in (burn_in // 16, burn_in // 8, burn_in // 4, burn_in // 2, burn_in):
             seen = self.advance(end - self.round, _SEGMENT)
-            refused = ladder.rejection(self.betas, torch.cat([_energies(parts) for parts in seen]))
-            self.figures = {"swap_rate": 1.0 - float(refused.max())}
-            if end < burn_in:
-                self.betas = ladder.adapted(self.betas, refused)
+            if not self.report.stopped:
+                energies = [torch.cat([part.energies for part in parts], 1) for parts in seen]
+                refused = ladder.rejection(self.betas, torch.cat(energies))
+                self.report.figures = {"swap_rate": 1.0 - float(refused.max())}
+                if end < burn_in:
+                    self.betas = ladder.adapted(self.betas, refused)
         return refused
 
     def advance(self, n_rounds: int, segment: int) -> list[list[ladder.Measured]]:
         """Advance all shards; return what each saw in each segment of so many rounds  # (shard, segment)."""
-        first, self.round = self.round, self.round + n_rounds
-        segments = [(i, min(i + segment, self.round)) for i in range(first, self.round, segment)]
+        if self.report.stopped:
+            return [[] for _ in self.states]
+        segments = shards.cut(self.round, self.round + n_rounds, segment)
+        self.round += n_rounds
         small = (self.model, self.kernel, self.betas, self.settings.sweeps_per_round, self.key)
         self.states, seen = shards.run(
-            self.placement, ladder.advance, self.states, segments, *small, report=self._report
+            self.placement, ladder.advance, self.states, segments, *small, report=self.report
         )
         self.n_updates += sum(part.n_updates for parts in seen for part in parts)
+        self.met += [part.best for parts in seen for part in parts]
+        self.last = [parts[-1] for parts in seen]
         return seen
-
-    def _report(self, rounds: tuple[int, int]) -> None:
-        self.done += rounds[1] - rounds[0]
-        if self.progress is not None:
-            self.progress(self.done, self.total, **self.figures)
-
-
-def _energies(parts: list[ladder.Measured]) -> Tensor:
-    return torch.cat([part.energies for part in parts], 1)

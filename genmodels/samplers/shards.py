@@ -1,12 +1,54 @@
 """Shards of work that go on segment after segment, none of them waiting for another."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from genmodels.errors import InputError
 from genmodels.protocols import Placement
+
+Segment = tuple[int, int]  # first, and last + 1, of the rounds or steps of one task
+
+
+class Report:
+    """How far a run is, as its `progress` is told; `stopped` once that has answered True."""
+
+    def __init__(self, progress: Callable[..., bool | None] | None, total: int = 0) -> None:
+        """Start at 0 of `total`; `figures` are told along, and the lowest energy that shards have met."""
+        self.progress, self.done, self.total = progress, 0, total
+        self.figures: dict[str, float] = {}
+        self.lowest = math.inf
+        self.stopped = False
+
+    def __call__(self, segment: Segment, seen: Any) -> bool:
+        """Count a segment as done, in which a shard has `seen` what it says; return whether to stop."""
+        self.done += segment[1] - segment[0]
+        self.lowest = min(self.lowest, seen.best.energy)
+        return self.tell()
+
+    def tell(self) -> bool:
+        """Tell how far the run is; return whether to stop."""
+        met = {"best_energy": self.lowest} if self.lowest < math.inf else {}
+        if self.progress is not None and self.progress(self.done, self.total, **met, **self.figures):
+            self.stopped = True
+        return self.stopped
+
+    def within(self) -> Callable[..., bool]:
+        """Return the `progress` of a run that is part of this one."""
+        before = [0, 0]
+
+        def progress(done: int, total: int, **figures: float) -> bool:
+            self.done += done - before[0]
+            self.total += total - before[1]
+            before[:] = done, total
+            self.lowest = min(self.lowest, figures.pop("best_energy", math.inf))
+            self.figures = figures
+            return self.tell()
+
+        return progress
 
 
 def run(
@@ -15,31 +57,33 @@ def run(
     handles: Sequence[Any],
     segments: Sequence[Any],
     *small: Any,
-    report: Callable[[Any], None] = lambda segment: None,
+    report: Callable[[Any, Any], bool | None] = lambda segment, seen: None,
 ) -> tuple[list[Any], list[list[Any]]]:
     """Take every shard through all segments: state, small result = fn(state, shard, segment, *small).
 
-    The next segment of a shard starts as soon as its last one is done; in which order is no matter.
+    The next segment of a shard starts as soon as its last one is done; in which order is no matter. Once
+    `report` returns True no further segment is started; of each shard count as many segments as all did.
 
     Args:
         placement: Where the work runs.
         fn: A pure function at module level.
         handles: Handles of the shards' states  # (shard,)
         segments: What distinguishes the calls of one shard, in order.
-        *small: Further arguments, the same for every call.
-        report: Called with each segment of each shard when it is done.
+        *small: Further arguments or handles of them, the same for every call.
+        report: Called with each segment of each shard, and its small result, when it is done.
 
     Returns:
         Handles of the last states (shard,), and the small results (shard, segment).
     """
-    states: list[Any] = list(handles)
+    states: list[dict[int, Any]] = [{0: handle} for handle in handles]  # by the number of segments done
     results: list[list[Any]] = [[] for _ in states]
     pending: dict[int, Any] = {}
+    stopped, least = False, 0
 
     def submit(shard: int) -> None:
-        done = len(results[shard])
-        if done < len(segments):
-            states[shard], pending[shard] = placement.submit(fn, states[shard], shard, segments[done], *small)
+        done, kept = len(results[shard]), states[shard]
+        if done < len(segments) and not stopped:
+            kept[done + 1], pending[shard] = placement.submit(fn, kept[done], shard, segments[done], *small)
 
     for shard in range(len(states)):
         submit(shard)
@@ -47,9 +91,36 @@ def run(
         shards = list(pending)
         shard = shards[next(iter(placement.wait([pending[i] for i in shards])))]
         results[shard].append(placement.fetch(pending.pop(shard)))
-        report(segments[len(results[shard]) - 1])
+        if report(segments[len(results[shard]) - 1], results[shard][-1]):
+            stopped = True
         submit(shard)
-    return states, results
+        least = min(len(seen) for seen in results)
+        # States that nobody can go back to make room.
+        states = [{done: handle for done, handle in kept.items() if done >= least} for kept in states]
+    return [kept[least] for kept in states], [seen[:least] for seen in results]
+
+
+def cut(first: int, last: int, length: int) -> list[Segment]:
+    """Return first … last − 1 cut into segments of at most `length`."""
+    return [(i, min(i + length, last)) for i in range(first, last, length)]
+
+
+def sizes(n: int, most: int) -> list[int]:
+    """Return the sizes of shards that hold n together, `most` each but perhaps the last."""
+    return [stop - start for start, stop in cut(0, n, most)]
+
+
+def require_least(settings: Any, what: str, **least: int) -> None:
+    """Raise InputError, in one line, if one of a sampler's settings is less than its least sensible value."""
+    for name, bound in least.items():
+        if getattr(settings, name) < bound:
+            raise InputError(f"{what}: {name} is {getattr(settings, name)}, give at least {bound}")
+
+
+def require_positive(settings: Any, what: str, name: str) -> None:
+    """Raise InputError, in one line, if a setting is not a positive number."""
+    if not 0.0 < getattr(settings, name) < math.inf:
+        raise InputError(f"{what}: {name} is {getattr(settings, name)}, give a positive number")
 
 
 def require_finite(energy: Tensor, what: str) -> None:

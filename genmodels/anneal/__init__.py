@@ -1,0 +1,1 @@
+"""The command `genmodels anneal`: couplings in; ground state, log Z(β) and diagnostics out."""

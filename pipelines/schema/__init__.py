@@ -1,0 +1,1 @@
+"""What a params.yaml may say, one kind of pipeline a file."""

@@ -1,0 +1,205 @@
+"""The schema of ./params.yaml: generative models of images."""
+
+import difflib
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from genmodels.data.sources import SOURCES
+from pipelines.schema.block import (
+    Block,
+    Count,
+    Fraction,
+    Integer,
+    NonNegative,
+    Positive,
+    Real,
+    Several,
+    Share,
+    Whole,
+)
+
+Track = Literal["binary", "grey"]
+
+
+class Data(Block):
+    """Which images, and how they are split."""
+
+    name: str
+    path: str | None
+    limit: Count | None
+    size: tuple[Count, Count] | None
+    n_samples: Count
+    beta: NonNegative
+    validation: Share
+    test: Share
+
+    @model_validator(mode="after")
+    def _names_and_shares(self) -> "Data":
+        if self.name not in SOURCES:
+            near = difflib.get_close_matches(self.name, SOURCES, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(SOURCES)}"
+            raise ValueError(f"name: no data set is called '{self.name}'; {hint}")
+        if self.validation + self.test >= 1:
+            raise ValueError("validation + test must leave images for training: their sum must be below 1")
+        return self
+
+
+class Independent(Block):
+    """Independent Bernoulli pixels."""
+
+    track: Literal["binary"]
+    pseudo_count: Positive
+
+
+class Gaussian(Block):
+    """One Gaussian."""
+
+    track: Literal["binary"]
+    eigenvalue_floor: Positive
+
+
+class GaussianMixture(Block):
+    """A mixture of Gaussians, by EM."""
+
+    track: Literal["binary"]
+    components: Count
+    iterations: Count
+    restarts: Count
+    eigenvalue_floor: Positive
+
+
+class BernoulliMixture(Block):
+    """A mixture of independent pixels, by EM."""
+
+    track: Literal["binary"]
+    components: Count
+    iterations: Count
+    restarts: Count
+    pseudo_count: Positive
+
+
+class Baselines(Block):
+    """The models with a closed form or EM."""
+
+    independent: Independent
+    gaussian: Gaussian
+    gaussian_mixture: GaussianMixture
+    bernoulli_mixture: BernoulliMixture
+
+
+class RBM(Block):
+    """A restricted Boltzmann machine, by persistent contrastive divergence."""
+
+    track: Literal["binary"]
+    n_hidden: Count
+    n_chains: Count
+    n_sweeps: Count
+    learning_rate: Positive
+    weight_decay: NonNegative
+    batch: Count
+    steps: Count
+
+
+class Network(Block):
+    """How a model learns by gradients."""
+
+    track: Literal["binary"]
+    processes: Count
+    dropout: Fraction
+    batch: Count
+    learning_rate: Positive
+    weight_decay: NonNegative
+    ema: Fraction
+    steps: Count
+
+
+class VAE(Network):
+    """train.vae: the autoencoder's perceptrons and how they learn."""
+
+    latent: Count
+    hidden: list[Count] = Field(min_length=1)
+
+
+class Diffusion(Network):
+    """train.diffusion: the U-Net, the noise levels and how it learns."""
+
+    channels: list[Count] = Field(min_length=1)
+    T: Several
+    gamma_min: Real
+    gamma_max: Real
+
+    @model_validator(mode="after")
+    def _noise_rises(self) -> "Diffusion":
+        if self.gamma_min >= self.gamma_max:
+            raise ValueError(f"gamma_min = {self.gamma_min} must be below gamma_max = {self.gamma_max}")
+        return self
+
+
+class Train(Block):
+    """The models that learn by gradients."""
+
+    rbm: RBM
+    vae: VAE
+    diffusion: Diffusion
+
+
+class ReplicaExchange(Block):
+    """Sizes of replica exchange."""
+
+    n_ladders: Several
+    n_rungs: Several
+    n_rounds: Annotated[Integer, Field(ge=4)]
+    burn_in: Annotated[Integer, Field(ge=16)]
+    sweeps_per_round: Count
+
+
+class PopulationAnnealing(Block):
+    """Sizes of population annealing."""
+
+    n_populations: Several
+    n_walkers: Count
+    n_sweeps: Count
+    ess: Share
+
+
+class LogZ(Block):
+    """Both methods, for one model."""
+
+    replica_exchange: ReplicaExchange
+    population_annealing: PopulationAnnealing
+
+
+class EstimateLogZ(Block):
+    """The energy models whose log Z is estimated."""
+
+    rbm: LogZ
+
+
+class Evaluate(Block):
+    """Effort of the likelihood estimators."""
+
+    images: Count | None
+    importance_samples: Several
+    noise_levels: Count
+    noise_repeats: Several
+    dequantisation_samples: Several
+
+
+class Sample(Block):
+    """The pictures drawn."""
+
+    n: Count
+
+
+class Params(Block):
+    """All of params.yaml."""
+
+    seed: Whole
+    threads: Count
+    data: Data
+    fit_baselines: Baselines
+    train: Train
+    estimate_log_z: EstimateLogZ
+    evaluate: Evaluate
+    sample: Sample
