@@ -51,7 +51,7 @@ class Couplings:
         return np.asarray(self.offset - (x[:, self.i] * x[:, self.j]) @ self.J - x @ self.h)
 
     def colours(self) -> np.ndarray:
-        """Return a colour for each site, no two neighbours alike: greedy, high degrees first  # (site,), int64."""
+        """Return a colour for each site, no two neighbours alike: greedy, by degree  # (site,), int64."""
         starts, columns, _ = self.neighbours()
         colour = np.full(self.n_sites, -1, dtype=np.int64)
         for site in np.argsort(-np.diff(starts), kind="stable"):

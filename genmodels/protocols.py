@@ -186,7 +186,7 @@ class Kernel(Protocol[State]):
 
     @property
     def detailed_balance(self) -> bool:
-        """Return whether one update (a random site, a block, a proposal) satisfies it; balance always holds."""
+        """Return whether one update (of a site, a block, a proposal) satisfies it; balance always holds."""
         ...
 
     def init(self, model: Any, n_replicas: int, key: Key) -> State:

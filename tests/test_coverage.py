@@ -154,9 +154,9 @@ def chain_scores(kernel: Any, model: Ising, exact: Exact, key: Key) -> dict[str,
 
     Errors from 24 chains pass 6 once in some 10⁵ times, Student's t, and there are as many values here.
     """
-    beta, n_chains, n_rounds = 0.8, 100, 24
+    beta, n_chains, n_rounds = 0.8, 100, 12
     state, betas = kernel.init(model, n_chains, key.child("start")), torch.full((n_chains,), beta)
-    state, _ = kernel.advance(model, state, betas, 20, key.child("burn in"))
+    state, _ = kernel.advance(model, state, betas, 15, key.child("burn in"))
     energies, x = torch.zeros(n_chains, dtype=torch.float64), torch.zeros(n_chains, 7, dtype=torch.float64)
     for i in range(n_rounds):
         state, _ = kernel.advance(model, state, betas, 1, key.at(round=i))

@@ -90,7 +90,7 @@ SMALL: dict[str, Any] = {
 LARGE: dict[str, tuple[int, float, Any]] = {
     "exchange, hot": (64, 0.3, ReplicaExchange(n_rungs=64, n_rounds=400, burn_in=200)),
     "exchange, critical": (64, CRITICAL, ReplicaExchange(n_rungs=64, n_rounds=1500, burn_in=400)),
-    "population, hot": (64, 0.3, PopulationAnnealing(n_sweeps=5, n_pilot=100)),
+    "population, hot": (64, 0.3, PopulationAnnealing(n_walkers=2000, n_sweeps=5, n_pilot=100)),
     "population, critical": (32, CRITICAL, PopulationAnnealing(n_walkers=2000, n_pilot=100)),
     "jarzynski, hot": (64, 0.3, Jarzynski(n_steps=3000)),
     "jarzynski, critical": (64, CRITICAL, Jarzynski(n_steps=8000)),

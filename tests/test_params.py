@@ -94,6 +94,7 @@ def test_a_wrong_value_is_named_with_its_key(
         ("prepare_couplings.gaussian_3d.beta_max", 0, ("gaussian_3d.beta_max = 0", "greater than 0")),
         ("prepare_couplings.sherrington_kirkpatrick.size", [8, 8], ("number of spins", "[8, 8]")),
         ("sample_couplings.budget", 10, ("sample_couplings.budget = 10", "greater than or equal to")),
+        ("sample_couplings.kernel", "langevin", ("sample_couplings.kernel = 'langevin'", "'heat_bath'")),
         ("sample_couplings.replica_exchange.burn_in", 1.0, ("replica_exchange.burn_in", "less than 1")),
     ],
 )

@@ -54,9 +54,11 @@ TARGETS: dict[str, Any] = {
     "block_gibbs": ("rbm", {"n_visible": 3, "n_hidden": 2}),
     "coupled_langevin": CONTINUOUS,
     "gibbs_with_gradients": ("rbm", {"n_visible": 3, "n_hidden": 2}),
+    "heat_bath": ("ising", SMALL["ising"]),
     "langevin": CONTINUOUS,
     "lifted": ("rbm", {"n_visible": 3, "n_hidden": 2}),
     "mala": CONTINUOUS,
+    "metropolis": ("ising", SMALL["ising"]),
 }
 # The model of SMALL that each learner trains, and the learner's settings.
 RULES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -7,16 +7,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from genmodels import registry
 from genmodels.anneal.answer import Answer
-from genmodels.anneal.settings import beta_max, sampler
+from genmodels.anneal.settings import beta_max, kernel, sampler
 from genmodels.anneal.stop import Stop
 from genmodels.anneal.terminal import progress_line
 from genmodels.data.coupling_files import CouplingFile, read
 from genmodels.errors import InputError
 from genmodels.estimate import Estimate
 from genmodels.estimators import free_energy
-from genmodels.kernels import KERNELS
 from genmodels.models.ising import Ising
 from genmodels.placement.choose import placement
 from genmodels.protocols import Placement
@@ -74,8 +72,8 @@ def run(file: CouplingFile, request: Request, place: Placement, stop: Stop) -> A
     started = time.perf_counter()
     chosen = sampler(request.method, file.couplings, beta_max(file.couplings, request.beta_max),
                      request.replicas, request.sweeps)  # fmt: skip
-    kernel = registry.load(KERNELS, "metropolis")()
-    result = chosen.run(Ising.of(file.couplings), kernel, Key(seed, "anneal"), place, stop)
+    chain = kernel(request.method)
+    result = chosen.run(Ising.of(file.couplings), chain, Key(seed, "anneal"), place, stop)
     curve, diagnostics = _evaluated(request.method, result)
     diagnostics = _finite({key: diagnostics[key] for key in diagnostics if key not in _TOLD})
     if stop.reason:

@@ -8,7 +8,9 @@ import numpy as np
 
 from genmodels.couplings import Couplings
 from genmodels.errors import InputError
-from genmodels.protocols import Sampler
+from genmodels.kernels.heat_bath import HeatBath
+from genmodels.kernels.metropolis import Metropolis
+from genmodels.protocols import Kernel, Sampler
 from genmodels.samplers import temperatures
 from genmodels.samplers.jarzynski import Jarzynski
 from genmodels.samplers.population_annealing import PopulationAnnealing
@@ -32,6 +34,18 @@ def beta_max(couplings: Couplings, given: float | None) -> float:
     if not 0.0 < last < math.inf:
         raise InputError(f"--beta-max is {given}, give a positive number")
     return last
+
+
+def kernel(method: str) -> Kernel[Any]:
+    """Return what moves the spins of a method.
+
+    Annealing, which starts above β = 0 and wants low energies, by Metropolis' rule; the others by heat bath,
+    which mixes at β = 0. Bennett's ratio of the work in both directions asks for a reversible chain: sites at
+    random.
+    """
+    if method == "annealing":
+        return Metropolis()
+    return HeatBath("random" if method == "jarzynski" else "sequential")
 
 
 def sampler(

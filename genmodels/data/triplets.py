@@ -11,7 +11,7 @@ from genmodels.couplings import Couplings
 from genmodels.errors import InputError
 
 MAX_SITES = 10_000_000
-_BLOCK = 1 << 20  # bytes: no line is longer
+_BLOCK = 1 << 18  # bytes: no line is longer
 _ENTRY = 64  # bytes: no number is longer
 _NUMERIC = b"0123456789+-.eE \t\r\n\x0b\x0c"
 _EXACT = 2.0**53  # from there on not every integer is a float64
