@@ -48,7 +48,7 @@ def work(stage: Stage) -> None:
     out, prepared = stage.out / "sample_couplings", stage.out / "prepare_couplings"
     block, method = stage.params.sample_couplings, stage.model
     kernel, answers, lowest = registry.build(KERNELS, block.kernel, {}), {}, {}
-    with placement() as workers:
+    with placement(0) as workers:  # a Ray of its own takes longer to start than it saves on a usual budget
         for name, instance in read_json(prepared / "instances.json").items():
             model = load(prepared / "couplings" / f"{name}.coo", instance["offset"])
             key = Key(stage.params.seed, f"sample_couplings/{method}/{name}")
