@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from genmodels.compiled.counter import follow, hash64, keys, output
+from genmodels.compiled.counter import finish, follow, halfway, keys, masked, output
 from genmodels.compiled.thresholds import DIGITS, TILE
 from genmodels.compiled.variates import WORDS
 from genmodels.streams import Key
@@ -19,25 +19,41 @@ from genmodels.streams import Key
 KEY = Key(2026, "random numbers")
 N_WORDS = 16  # 1024 replicas
 CHUNK = 1 << 14  # places at once
-SEGMENT = 1 << 17  # updates of one replica in a row
+SEGMENT = 8  # times as many are the updates of one replica in a row
 
-Chain = Callable[[Key, np.ndarray, int], np.ndarray]
+Words = Callable[[Key, np.ndarray], np.ndarray]  # of (place,): (place, word)
 
 
-def chain(key: Key, places: np.ndarray, n: int) -> np.ndarray:
-    """Return the n words of each place of a stream, as the loops draw them  # (place, n)."""
-    # The functions' own source, on arrays.
-    z = hash64.py_func(*keys(key), places)
-    words = [z]
-    for _ in range(1, n):
-        z = follow.py_func(z)
-        words.append(output.py_func(z))
+# The functions' own source, on arrays.
+_halfway, _finish = halfway.py_func, finish.py_func
+_follow, _output, _masked = follow.py_func, output.py_func, masked.py_func
+
+
+def digits(key: Key, places: np.ndarray) -> np.ndarray:
+    """Return the ten digits of u of each place of a stream  # (place, digit)."""
+    y = _halfway(*keys(key), places)
+    start = z = _finish(y)
+    words = [y + start]
+    for b in range(1, DIGITS):
+        z = _follow(z)
+        words.append(_masked(z, start, b))
     return np.stack(words, 1)
 
 
-def places(first: int, n: int, stride: int = 1) -> np.ndarray:
-    """Return n places from `first`  # (n,), uint64."""
-    return np.arange(first, first + n * stride, stride, dtype=np.uint64)
+def numbers(key: Key, places: np.ndarray) -> np.ndarray:
+    """Return the words of each place of which variates are made  # (place, 4)."""
+    z = _finish(_halfway(*keys(key), places))
+    words = [z]
+    for _ in range(1, WORDS):
+        z = _follow(z)
+        words.append(_output(z))
+    return np.stack(words, 1)
+
+
+def blocks(stride: int = 1) -> Iterator[np.ndarray]:
+    """Yield all places from 0, or those a stride apart, many at a time  # (place,), uint64."""
+    for first in count(0, CHUNK * stride):
+        yield np.arange(first, first + CHUNK * stride, stride, dtype=np.uint64)
 
 
 def tiles(words: np.ndarray) -> np.ndarray:
@@ -45,52 +61,43 @@ def tiles(words: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(words.reshape(-1, TILE, words.shape[1]).transpose(0, 2, 1)).ravel()
 
 
-def multispin(chain: Chain = chain, key: Key = KEY) -> Iterator[np.ndarray]:
+def multispin(words: Words = digits, key: Key = KEY) -> Iterator[np.ndarray]:
     """Yield the digits of u of 1024 replicas: (sweep and update, digit, word) within tiles."""
-    for block in count():
-        yield tiles(chain(key, places(block * CHUNK, CHUNK), DIGITS))
+    return (tiles(words(key, places)) for places in blocks())
 
 
-def replica(chain: Chain = chain, key: Key = KEY, n: int = SEGMENT) -> Iterator[np.ndarray]:
-    """Yield the bits that one replica of 1024 uses in n updates, then those of the next replica, packed."""
-    for block in count():
+def replica(words: Words = digits, key: Key = KEY) -> Iterator[np.ndarray]:
+    """Yield the bits that one replica of 1024 uses in 131072 updates, then those of the next one, packed."""
+    for many in zip(*[blocks(N_WORDS)] * SEGMENT, strict=True):
         for word in range(N_WORDS):
-            # In pieces: the bits of all 64 replicas take a byte each before they are packed.
-            rows = np.zeros((64, n * DIGITS // 8), dtype=np.uint8)
-            for first in range(0, n, CHUNK):
-                size = min(CHUNK, n - first)
-                place = places((block * n + first) * N_WORDS + word, size, N_WORDS)
-                digits = np.ascontiguousarray(chain(key, place, DIGITS)).view(np.uint8)
-                bits = np.unpackbits(digits, bitorder="little").reshape(-1, 64)
-                part = slice(first * DIGITS // 8, (first + size) * DIGITS // 8)
-                rows[:, part] = np.packbits(bits.T, axis=1, bitorder="little")
-            yield rows.view(np.uint64).ravel()
+            parts = []
+            for places in many:
+                raw = np.ascontiguousarray(words(key, places + np.uint64(word))).view(np.uint8)
+                bits = np.unpackbits(raw, bitorder="little").reshape(-1, 64)
+                parts.append(np.packbits(bits.T, axis=1, bitorder="little"))
+            yield np.ascontiguousarray(np.concatenate(parts, 1)).view(np.uint64).ravel()
 
 
-def across(chain: Chain = chain, key: Key = KEY) -> Iterator[np.ndarray]:
+def across(words: Words = digits, key: Key = KEY) -> Iterator[np.ndarray]:
     """Yield the last digit of u of all replicas, update after update."""
-    for block in count():
-        yield np.ascontiguousarray(chain(key, places(block * CHUNK, CHUNK), DIGITS)[:, -1])
+    return (np.ascontiguousarray(words(key, places)[:, -1]) for places in blocks())
 
 
-def hashes(chain: Chain = chain, key: Key = KEY) -> Iterator[np.ndarray]:
-    """Yield the first words of all places."""
-    for block in count():
-        yield chain(key, places(block * CHUNK, CHUNK), 1)[:, 0]
+def hashes(words: Words = digits, key: Key = KEY) -> Iterator[np.ndarray]:
+    """Yield the hashes of all places: they start the short streams, pick sites, and are last digits of u."""
+    return (_finish(_halfway(*keys(key), places)) for places in blocks())
 
 
-def interleaved(chain: Chain = chain, key: Key = KEY) -> Iterator[np.ndarray]:
+def interleaved(words: Words = digits, key: Key = KEY) -> Iterator[np.ndarray]:
     """Yield the words of two shards and two rounds in turn, each in the order of the loops."""
     four = [key.at(shard=shard, round=round) for shard in (0, 1) for round in (0, 1)]
-    for block in count():
-        place = places(block * CHUNK, CHUNK)
-        yield np.stack([tiles(chain(one, place, DIGITS)) for one in four], 1).ravel()
+    for places in blocks():
+        yield np.stack([tiles(words(one, places)) for one in four], 1).ravel()
 
 
-def variates(chain: Chain = chain, key: Key = KEY) -> Iterator[np.ndarray]:
+def variates(words: Words = numbers, key: Key = KEY) -> Iterator[np.ndarray]:
     """Yield the words of which variates are made, of 512 replicas at a time."""
-    for block in count():
-        yield tiles(chain(key, places(block * CHUNK, CHUNK), WORDS))
+    return (tiles(words(key, places)) for places in blocks())
 
 
 STREAMS: dict[str, Callable[..., Iterator[np.ndarray]]] = {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import chi2, norm, poisson
 
-RANKS = {64: 0.2887880950866, 63: 0.5775761901732}  # of random 64 × 64 matrices over the field of two; else less
+RANKS = (0.2887880950866, 0.5775761901732)  # shares of ranks 64 and 63 among 64 × 64 matrices of random bits
 
 
 def bits_of(words: np.ndarray) -> int:
@@ -83,7 +83,7 @@ def rank(words: np.ndarray) -> float:
     """Ranks of 64 × 64 matrices of consecutive words."""
     found = ranks(words[: words.size // 64 * 64].reshape(-1, 64))
     counts = np.array([(found == 64).sum(), (found == 63).sum(), (found < 63).sum()])
-    return pearson(counts, found.size * np.array([*RANKS.values(), 1.0 - sum(RANKS.values())]), 2)
+    return pearson(counts, found.size * np.array([*RANKS, 1.0 - sum(RANKS)]), 2)
 
 
 def birthdays(words: np.ndarray) -> float:
@@ -95,30 +95,17 @@ def birthdays(words: np.ndarray) -> float:
     return float(2.0 * min(poisson.cdf(equal, mean), poisson.sf(equal - 1, mean)))
 
 
-def linear(words: np.ndarray) -> float:
-    """Bits of words that follow each other in a place as sums of the first one's  # (place, digit).
-
-    Of 192 places, each 64 bits of a digit and 64 of the next one: no column should be a sum of others.
-    """
-    for digit in range(words.shape[1] - 1):
-        columns = words[:192, digit : digit + 2].astype("<u8").view(np.uint8)
-        if len(eliminated(np.unpackbits(columns, axis=1))) < 128:
-            return 0.0
-    return 1.0
-
-
-def eliminated(matrix: np.ndarray) -> list[int]:
-    """Return the columns that are no sum of earlier ones, over the field of two  # (row, column)."""
-    matrix, row, kept = matrix.copy(), 0, []
-    for column in range(matrix.shape[1]):
-        below = np.flatnonzero(matrix[row:, column])
-        if below.size:
-            matrix[[row, row + below[0]]] = matrix[[row + below[0], row]]
-            others = np.flatnonzero(matrix[:, column])
-            matrix[others[others != row]] ^= matrix[row]
-            kept.append(column)
-            row += 1
-    return kept
+def dependent(words: np.ndarray) -> int:
+    """Return how many bits of the words of a place are sums, modulo 2, of others of it  # (place, word)."""
+    assert len(words) > 64 * words.shape[1] + 64  # else chance will do
+    pivots: dict[int, int] = {}
+    for row in np.ascontiguousarray(words):
+        left = int.from_bytes(row.tobytes(), "little")
+        while left and left.bit_length() in pivots:
+            left ^= pivots[left.bit_length()]
+        if left:
+            pivots[left.bit_length()] = left
+    return 64 * words.shape[1] - len(pivots)
 
 
 # Words apart: neighbours, those of the next site of 1024 replicas, the next digit, the next tile's.

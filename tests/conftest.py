@@ -40,7 +40,7 @@ SMALL: dict[str, Any] = {
     "train.diffusion.steps": 30,
     "estimate_log_z.rbm.replica_exchange.n_rounds": 200,
     "estimate_log_z.rbm.replica_exchange.burn_in": 64,
-    "estimate_log_z.rbm.population_annealing.n_walkers": 200,
+    "estimate_log_z.rbm.population_annealing.n_walkers": 400,
     "evaluate.images": 40,
     "evaluate.importance_samples": 50,
     "evaluate.noise_levels": 8,

@@ -20,28 +20,39 @@ ALL = 2**64 - 1
 PICK = 0x8EBC6AF09C88C6E3
 
 
-def hash64(k0: int, k1: int, n: int) -> int:
+def halfway(k0: int, k1: int, n: int) -> int:
     z = (k0 + n * 0x9E3779B97F4A7C15) & ALL
-    z = (((z ^ z >> 30) * 0xBF58476D1CE4E5B9) & ALL) ^ k1
-    z = ((z ^ z >> 27) * 0x94D049BB133111EB) & ALL
+    return (((z ^ z >> 30) * 0xBF58476D1CE4E5B9) & ALL) ^ k1
+
+
+def hash64(k0: int, k1: int, n: int) -> int:
+    y = halfway(k0, k1, n)
+    z = ((y ^ y >> 27) * 0x94D049BB133111EB) & ALL
     return z ^ z >> 31
 
 
+def follow(z: int) -> int:
+    return ((z ^ z >> 29) * 0xD1342543DE82EF95) & ALL
+
+
 @lru_cache(maxsize=1 << 18)
-def words(k0: int, k1: int, place: int, n: int = 10) -> tuple[int, ...]:
-    """Return the n random words of a place."""
+def digits(k0: int, k1: int, place: int) -> list[int]:
+    """Return the ten leading digits of u, one of 64 replicas a bit."""
+    start = z = hash64(k0, k1, place)
+    rest = [(z := follow(z)) ^ start >> 5 + 3 * b for b in range(1, 10)]
+    return [halfway(k0, k1, place) + start & ALL, *rest]
+
+
+def numbers(k0: int, k1: int, place: int) -> list[int]:
+    """Return the four words of which eight variates are made."""
     z = hash64(k0, k1, place)
-    found = [z]
-    for _ in range(1, n):
-        z = ((z ^ z >> 29) * 0xD1342543DE82EF95) & ALL
-        found.append(z ^ z >> 32)
-    return tuple(found)
+    return [z] + [(z := follow(z)) ^ z >> 32 for _ in range(3)]
 
 
 def below(k0: int, k1: int, place: int, lane: int, p: float) -> bool:
     """Return whether u < p: ten digits of u and p, and where those are equal, 64 more."""
     bound = min(int(p * 2.0**64), ALL)
-    u = sum((word >> lane & 1) << 9 - b for b, word in enumerate(words(k0, k1, place)))
+    u = sum((word >> lane & 1) << 9 - b for b, word in enumerate(digits(k0, k1, place)))
     if u != bound >> 54:
         return u < bound >> 54
     return hash64(k1, k0, place * 64 + lane) < bound << 10 & ALL

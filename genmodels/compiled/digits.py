@@ -4,7 +4,7 @@ Both in binary, one word a digit, for 64 replicas at once. u is drawn one digit 
 all but one replica in 1024 know on which side of the threshold they are; those draw the 64 that remain. So
 a threshold counts to 2⁻⁶⁴, at the price of 10 bits an update. (Digit by digit: Knuth & Yao 1976.)
 
-Work is done in tiles of 16 words: those of one site, or of several of one colour if there are fewer replicas.
+Work is done in tiles of 64 words: those of one site, or of several of one colour if there are fewer replicas.
 Indices are unsigned: numba would make signed ones wrap around, and the loops would not become vector code.
 """
 
@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 from numba import uint64
 
-from genmodels.compiled.counter import follow, hash64, output
+from genmodels.compiled.counter import finish, follow, halfway, hash64, masked
 from genmodels.compiled.loop import compiled, inlined
 from genmodels.compiled.thresholds import BLOCK, DIGITS, TILE
 
 MAX_DEGREE = 63  # units on a site: they are counted in six digits
 # Places in a tile's work space, in units of a tile: digits of the count, then these.
-_CARRY, FLIP, _OPEN, _MOST, _STATE, _BOUND, _BELOW, _CLASSES = 6, 7, 8, 9, 10, 11, 12, 13
+_CARRY, FLIP, _OPEN, _MOST, _START, _STATE, _DIGIT, _BOUND, _BELOW, _CLASSES = range(6, 16)
 CLASSES = MAX_DEGREE // 2 + 1  # of counts that have a threshold, at most
 WORK = (_CLASSES + CLASSES) * TILE
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _T = np.uint64(TILE)
 _P1, _P2 = np.uint64(TILE), np.uint64(2 * TILE)
 _C, _F, _O, _M = (np.uint64(n * TILE) for n in (_CARRY, FLIP, _OPEN, _MOST))
-_Z, _B, _L, _E = (np.uint64(n * TILE) for n in (_STATE, _BOUND, _BELOW, _CLASSES))
+_S, _Z, _U, _B, _L, _E = (np.uint64(n * TILE) for n in (_START, _STATE, _DIGIT, _BOUND, _BELOW, _CLASSES))
 _LANE = np.zeros(64, dtype=np.int64)
 _DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
 for _bit in range(64):
@@ -136,14 +136,15 @@ def _decide(
         e0, e1 = ~(p0 | p1 | p2), p0 & ~(p1 | p2) & has1
         e2, e3 = p1 & ~(p0 | p2) & has2, p0 & p1 & ~p2 & has3
         need = e0 | e1 | e2 | e3
-        z = hash64(k0, k1, n + t)
+        y = halfway(k0, k1, n + t)
+        start = z = finish(y)
         p = (e0 & bounds[r0 + t]) | (e1 & bounds[r1 + t]) | (e2 & bounds[r2 + t]) | (e3 & bounds[r3 + t])
-        below, left = _compare(uint64(0), need, z, p)
-        for b in range(1, DIGITS):
+        below, left = _compare(uint64(0), need, y + start, p)
+        for b in range(uint64(1), uint64(DIGITS)):
             z = follow(z)
-            s = t + uint64(b) * _T
+            s = t + b * _T
             p = (e0 & bounds[r0 + s]) | (e1 & bounds[r1 + s]) | (e2 & bounds[r2 + s]) | (e3 & bounds[r3 + s])
-            below, left = _compare(below, left, output(z), p)
+            below, left = _compare(below, left, masked(z, start, b), p)
         work[_F + t] = below | ~need
         work[_O + t] = left
 
@@ -154,7 +155,9 @@ def _decide_many(
 ) -> None:
     """Do what `_decide` does for any number of classes, through memory."""
     for t in range(m):
-        work[_Z + t] = hash64(k0, k1, n + t)
+        y = halfway(k0, k1, n + t)
+        work[_S + t] = work[_Z + t] = finish(y)
+        work[_U + t] = y + work[_S + t]
         work[_L + t] = work[_O + t] = uint64(0)
     for c in range(n_classes):
         for t in range(m):
@@ -173,10 +176,10 @@ def _decide_many(
             for t in range(m):
                 work[_B + t] |= work[_E + c * _T + t] & bounds[r + t]
         for t in range(m):
-            z = work[_Z + t]
-            u = z if b == 0 else output(z)
-            work[_L + t], work[_O + t] = _compare(work[_L + t], work[_O + t], u, work[_B + t])
-            work[_Z + t] = follow(z)
+            work[_L + t], work[_O + t] = _compare(work[_L + t], work[_O + t], work[_U + t], work[_B + t])
+            z = follow(work[_Z + t])
+            work[_U + t] = masked(z, work[_S + t], b + uint64(1))
+            work[_Z + t] = z
     for t in range(m):
         work[_F + t] |= work[_L + t]
 
