@@ -56,9 +56,9 @@ def blocks(stride: int = 1) -> Iterator[np.ndarray]:
         yield np.arange(first, first + CHUNK * stride, stride, dtype=np.uint64)
 
 
-def tiles(words: np.ndarray) -> np.ndarray:
-    """Return words in the order of the loops: of each tile digit after digit  # (place · n,)."""
-    return np.ascontiguousarray(words.reshape(-1, TILE, words.shape[1]).transpose(0, 2, 1)).ravel()
+def tiles(words: np.ndarray, n_together: int = TILE) -> np.ndarray:
+    """Return words in the order of the loops: of some places digit after digit  # (place · n,)."""
+    return np.ascontiguousarray(words.reshape(-1, n_together, words.shape[1]).transpose(0, 2, 1)).ravel()
 
 
 def multispin(words: Words = digits, key: Key = KEY) -> Iterator[np.ndarray]:
@@ -96,8 +96,8 @@ def interleaved(words: Words = digits, key: Key = KEY) -> Iterator[np.ndarray]:
 
 
 def variates(words: Words = numbers, key: Key = KEY) -> Iterator[np.ndarray]:
-    """Yield the words of which variates are made, of 512 replicas at a time."""
-    return (tiles(words(key, places)) for places in blocks())
+    """Yield the words of which variates are made, of 256 replicas at a time."""
+    return (tiles(words(key, places), 256 // (2 * WORDS)) for places in blocks())
 
 
 STREAMS: dict[str, Callable[..., Iterator[np.ndarray]]] = {

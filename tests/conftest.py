@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,8 @@ import yaml
 
 # Threads that wait for each other on two busy cores take many times as long as one.
 torch.set_num_threads(1)
+# Shells start what is in the background without Ctrl-C, and processes hand that on: here it is tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -60,6 +63,13 @@ def changed(text: str, changes: dict[str, Any]) -> str:
         assert last in block, key
         block[last] = value
     return yaml.safe_dump(values, sort_keys=False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together, where several processes test, what shares the slow fixtures: a file, or all of a fixture."""
+    for item in items:
+        shares = "twins" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("twins" if shares else item.path.stem))
 
 
 # Notes which of the project's modules a stage imports, its Ray workers included.

@@ -134,8 +134,8 @@ def test_compiled_sweeps_make_the_flips_of_the_twin(name: str, kernel: Any) -> N
         assert agree(model, kernel, 70, schedule(70, 3), 3), schedule.__name__
 
 
-# Replicas fill up part of a word, several words, more than the 64 words of a tile; blocks of 512 the same.
-SIZES = {1: None, 5: None, 64: None, 200: None, 1030: (0, 63, 64, 511, 512, 1023, 1024, 1029)}
+# Replicas fill up part of a word, several words, more than the 64 words of a tile; blocks of 256 the same.
+SIZES = {1: None, 5: None, 64: None, 200: None, 1030: (0, 63, 64, 255, 256, 511, 512, 1023, 1024, 1029)}
 SIZES |= {4170: (0, 64, 4095, 4096, 4159, 4160, 4169)}
 
 
@@ -146,6 +146,12 @@ def test_any_number_of_replicas(name: str, n: int, kernel: Any) -> None:
     model = MODELS[name][1]
     for schedule in (own, scheduled, annealed):
         assert agree(model, kernel, n, schedule(n, 2), 2, SIZES[n]), schedule.__name__
+
+
+@RULES
+@pytest.mark.parametrize("name", ["open lattice, fields", "base rate, sparse", "dense"])
+def test_many_sweeps(name: str, kernel: Any) -> None:
+    assert agree(MODELS[name][1], kernel, 5, annealed(5, 150), 150, (0, 4))
 
 
 @RULES

@@ -8,7 +8,7 @@ from scipy.stats import chi2, expon, kstest, logistic
 from twins import hash64, numbers
 
 from genmodels.compiled.counter import keys
-from genmodels.compiled.variates import fill, pick, room
+from genmodels.compiled.variates import WORDS, fill, pick
 from genmodels.streams import Key
 
 KEY = Key(37, "variates")
@@ -19,8 +19,8 @@ ACCURACY = 3e-7  # of a variate, in nats, and of what is above 1 relative to it
 
 
 def drawn(n: int, heat_bath: bool, first: int = 0) -> np.ndarray:
-    v = np.zeros(n, dtype=np.float32)
-    fill(v, np.uint64(n), heat_bath, *keys(KEY), np.uint64(first), room(n))
+    v, room = np.zeros(n, dtype=np.float32), np.zeros(-(-n // 8) * WORDS, dtype=np.uint64)
+    fill(v, np.uint64(n), heat_bath, *keys(KEY), np.uint64(first), room)
     return v
 
 

@@ -12,7 +12,7 @@ from genmodels.compiled.multispin import Multispin
 from genmodels.compiled.readable import sweep
 from genmodels.compiled.single_flip import layout
 from genmodels.compiled.sparse import Sparse
-from genmodels.compiled.variates import fill, room
+from genmodels.compiled.variates import WORDS, fill
 from genmodels.couplings import Couplings
 from genmodels.streams import Key
 
@@ -69,8 +69,8 @@ def sites(plan: Any, n_sites: int, t: int, random: bool, k0: int, k1: int) -> li
 @lru_cache(maxsize=1 << 14)
 def block(n: int, heat_bath: bool, k0: int, k1: int, first: int) -> np.ndarray:
     """Return n variates from a place on, those of the compiled loops."""
-    v = np.zeros(n, dtype=np.float32)
-    fill(v, np.uint64(n), heat_bath, np.uint64(k0), np.uint64(k1), np.uint64(first), room(n))
+    v, room = np.zeros(n, dtype=np.float32), np.zeros(-(-n // 8) * WORDS, dtype=np.uint64)
+    fill(v, np.uint64(n), heat_bath, np.uint64(k0), np.uint64(k1), np.uint64(first), room)
     return v
 
 
@@ -79,10 +79,10 @@ def variates(kernel: Any, plan: Any, t: int, n_sites: int, n: int, r: int, key: 
     if isinstance(plan, Dense):
         first = (t * n + r) * -(-n_sites // 8)
         return block(n_sites, kernel.heat_bath, *key, first).tolist()
-    b, n_blocks = r // 512, -(-n // 512)
-    size = min(512, n - 512 * b)
-    places = [((t * n_sites + p) * n_blocks + b) * 64 for p in range(n_sites)]
-    return [float(block(size, kernel.heat_bath, *key, place)[r % 512]) for place in places]
+    b, n_blocks = r // 256, -(-n // 256)
+    size = min(256, n - 256 * b)
+    places = [((t * n_sites + p) * n_blocks + b) * 32 for p in range(n_sites)]
+    return [float(block(size, kernel.heat_bath, *key, place)[r % 256]) for place in places]
 
 
 def rule_of(kernel: Any, plan: Any, t: int, n_sites: int, n: int, r: int, key: tuple[int, int]) -> Any:

@@ -7,7 +7,7 @@ from numba import uint64
 
 from genmodels.compiled.counter import keys
 from genmodels.compiled.loop import Loop, inlined
-from genmodels.compiled.variates import WORDS, fill, pick, room
+from genmodels.compiled.variates import WORDS, fill, pick
 from genmodels.couplings import Couplings
 from genmodels.streams import Key
 
@@ -72,7 +72,7 @@ def _sweeps(
     n_replicas, n_sites = spins.shape
     places, n_flips = (n_sites + 2 * WORDS - 1) // (2 * WORDS), 0
     v, field = np.zeros(n_sites, dtype=np.float32), np.zeros(n_sites, dtype=np.float32)
-    memory, flat = room(n_sites), J.ravel()
+    words, flat = np.zeros(places * WORDS, dtype=np.uint64), J.ravel()
     for replica in range(n_replicas):
         x = spins[replica]
         for sweep in range(n_sweeps):
@@ -80,7 +80,7 @@ def _sweeps(
                 _fields(x, flat, h, field)
             beta = betas[min(sweep, len(betas) - 1), replica]
             place = uint64((sweep * n_replicas + replica) * places)
-            fill(v, uint64(n_sites), heat_bath, k0, k1, place, memory)
+            fill(v, uint64(n_sites), heat_bath, k0, k1, place, words)
             flips = 0
             for p in range(n_sites):
                 site = pick(n_sites, k0, k1, uint64(sweep * n_sites + p)) if random else p

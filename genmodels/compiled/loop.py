@@ -7,8 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding as llvm
 import numba
-from numba import njit
+from numba import config, njit
 
 
 def _version() -> str:
@@ -20,6 +21,16 @@ def _version() -> str:
 
 
 _VERSION = _version()
+
+
+def _use_wide_registers() -> None:
+    """Let the compiler use all 512 bits where there are such registers; it would take half of one."""
+    features = llvm.get_host_cpu_features()
+    if config.CPU_NAME is None and config.CPU_FEATURES is None and features.get("avx512vl"):
+        config.CPU_FEATURES = f"{features.flatten()},-prefer-256-bit"
+
+
+_use_wide_registers()
 
 
 def compiled(function: Callable[..., Any]) -> Any:

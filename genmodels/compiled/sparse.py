@@ -8,11 +8,12 @@ from numba import uint64
 
 from genmodels.compiled.counter import keys
 from genmodels.compiled.loop import Loop, contracted, inlined
-from genmodels.compiled.variates import WORDS, fill, pick, room
+from genmodels.compiled.variates import WORDS, fill, pick
 from genmodels.couplings import Couplings
 from genmodels.streams import Key
 
-_BLOCK = 512  # replicas that go through all sweeps together: their spins stay in the cache
+_BLOCK = 256  # replicas that go through all sweeps together, in memory that stays in the cache
+_APART = 16  # numbers between sites: else all would want the same places of the cache
 
 
 class Sparse(NamedTuple):
@@ -62,8 +63,8 @@ class Sparse(NamedTuple):
             n_sweeps: Number of sweeps.
             heat_bath: Draw a spin anew, instead of Metropolis' rule.
             random: Sites are drawn at random, instead of in turn, the same ones for all replicas.
-            key: The stream; block b of 512 replicas has in update p of sweep t the places from
-                ((t n_sites + p) n_blocks + b) 64.
+            key: The stream; block b of 256 replicas has in update p of sweep t the places from
+                ((t n_sites + p) n_blocks + b) 32.
         """
         plan = (self.starts, self.columns, self.J, self.h, self.base)
         return int(_sweeps(spins, *plan, betas.astype(np.float32), n_sweeps, heat_bath, random, *keys(key)))
@@ -76,12 +77,15 @@ def _sweeps(
 ) -> int:
     n_sites, n_replicas = spins.shape
     places, n_blocks = _BLOCK // (2 * WORDS), (n_replicas + _BLOCK - 1) // _BLOCK
-    flat, n_flips = spins.ravel(), 0
+    n_flips, stride = 0, uint64(min(n_replicas, _BLOCK) + _APART)
+    block = np.zeros((n_sites, stride), dtype=np.float32)
+    flat = block.ravel()
+    words, v = np.zeros(_BLOCK // 2, dtype=np.uint64), np.zeros(_BLOCK, dtype=np.float32)
+    field, twice = np.zeros(_BLOCK, dtype=np.float32), np.zeros(_BLOCK, dtype=np.float32)
     before = np.zeros(_BLOCK, dtype=np.float32)
-    v, field = np.zeros(_BLOCK, dtype=np.float32), np.zeros(_BLOCK, dtype=np.float32)
-    memory, twice = room(_BLOCK), np.zeros(_BLOCK, dtype=np.float32)
     for r0 in range(0, n_replicas, _BLOCK):
         m = uint64(min(_BLOCK, n_replicas - r0))
+        block[:, : np.int64(m)] = spins[:, r0 : r0 + np.int64(m)]
         for sweep in range(n_sweeps):
             if sweep < len(betas):
                 for r in range(np.int64(m)):
@@ -90,50 +94,52 @@ def _sweeps(
                 update = sweep * n_sites + p
                 site = pick(n_sites, k0, k1, uint64(update)) if random else p
                 place = uint64((update * n_blocks + r0 // _BLOCK) * places)
-                fill(v, m, heat_bath, k0, k1, place, memory)
-                _fields(flat, starts[site], starts[site + 1], columns, J, h[site], n_replicas, r0, m, field)
-                me, b = uint64(site * n_replicas + r0), np.float32(2.0) * base[site]
+                fill(v, m, heat_bath, k0, k1, place, words)
+                _fields(flat, starts[site], starts[site + 1], columns, J, h[site], stride, m, field)
+                me, b = uint64(site * stride), np.float32(2.0) * base[site]
+                if sweep == n_sweeps - 1:
+                    for r in range(m):
+                        before[r] = flat[me + r]
                 for r in range(m):
                     s = flat[me + r]
-                    before[r] = s
                     flat[me + r] = -s if s * (twice[r] * field[r] + b) < v[r] else s
                 if sweep == n_sweeps - 1:
                     for r in range(m):
                         n_flips += flat[me + r] != before[r]
+        spins[:, r0 : r0 + np.int64(m)] = block[:, : np.int64(m)]
     return n_flips
 
 
 @inlined
 def _fields(
-    flat: Any, start: Any, stop: Any, columns: Any, J: Any, h: Any, n_replicas: Any, r0: Any, m: Any, field:
-    Any
+    flat: Any, start: Any, stop: Any, columns: Any, J: Any, h: Any, stride: Any, m: Any, field: Any
 ) -> None:
     """Fill in Σ_j J_ij x_j + h_i of one site, summed in the order of j, several neighbours a pass."""
     for r in range(m):
         field[r] = h
     k = start
     while k + 6 <= stop:
-        a = uint64(columns[k] * n_replicas + r0)
-        b = uint64(columns[k + 1] * n_replicas + r0)
-        c = uint64(columns[k + 2] * n_replicas + r0)
-        d = uint64(columns[k + 3] * n_replicas + r0)
-        e = uint64(columns[k + 4] * n_replicas + r0)
-        f = uint64(columns[k + 5] * n_replicas + r0)
+        a = uint64(columns[k] * stride)
+        b = uint64(columns[k + 1] * stride)
+        c = uint64(columns[k + 2] * stride)
+        d = uint64(columns[k + 3] * stride)
+        e = uint64(columns[k + 4] * stride)
+        f = uint64(columns[k + 5] * stride)
         Ja, Jb, Jc, Jd, Je, Jf = J[k], J[k + 1], J[k + 2], J[k + 3], J[k + 4], J[k + 5]
         for r in range(m):
             half = Ja * flat[a + r] + Jb * flat[b + r] + Jc * flat[c + r]
             field[r] = field[r] + (half + Jd * flat[d + r] + Je * flat[e + r] + Jf * flat[f + r])
         k += 6
     while k + 3 <= stop:
-        a = uint64(columns[k] * n_replicas + r0)
-        b = uint64(columns[k + 1] * n_replicas + r0)
-        c = uint64(columns[k + 2] * n_replicas + r0)
+        a = uint64(columns[k] * stride)
+        b = uint64(columns[k + 1] * stride)
+        c = uint64(columns[k + 2] * stride)
         Ja, Jb, Jc = J[k], J[k + 1], J[k + 2]
         for r in range(m):
             field[r] = field[r] + Ja * flat[a + r] + Jb * flat[b + r] + Jc * flat[c + r]
         k += 3
     while k < stop:
-        a, Ja = uint64(columns[k] * n_replicas + r0), J[k]
+        a, Ja = uint64(columns[k] * stride), J[k]
         for r in range(m):
             field[r] = field[r] + Ja * flat[a + r]
         k += 1

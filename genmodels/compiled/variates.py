@@ -1,46 +1,62 @@
 """What a flip's cost is compared with: exponential variates for Metropolis' rule, logistic for heat bath."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numba import uint64
+from llvmlite import ir
+from numba import types, uint64
+from numba.extending import intrinsic
 
 from genmodels.compiled.counter import follow, hash64, output
 from genmodels.compiled.loop import contracted, inlined
 
 WORDS = 4  # of 64 random bits from a place of the stream: eight variates
 _PICK = np.uint64(0x8EBC6AF09C88C6E3)  # sets the stream that picks sites apart from that of u
-_SCALE, _HALF, _ONE = np.float32(2.0**-32), np.float32(2.0**-33), np.float32(1.0)
-_LN2, _BINADE = np.float32(0.6931471805599453), np.float32(2.0**-23)
-_REST = np.uint32(0xFFFFFFFF)
-_BIAS, _MANTISSA = np.int32(127), np.int32(0x7FFFFF)
-_ROOT = np.float32(2.0**0.5)
-_A1, _A3, _A5, _A7 = np.float32(2.0), np.float32(2.0 / 3.0), np.float32(2.0 / 5.0), np.float32(2.0 / 7.0)
+_HALF, _ALL, _REST = np.float32(0.5), np.float32(2.0**32), np.uint32(0xFFFFFFFF)
+_LN2, _MIDDLE = np.float32(0.6931471805599453), np.float32(1.5)
+_MANTISSA, _ONE, _WIDTH = np.int32(0x7FFFFF), np.int32(0x3F800000), np.int32(23)
+# log(3/2 + x), |x| ≤ 1/2: the polynomial through its values at Chebyshev's nodes, off by 5 · 10⁻⁸ at most.
+_C0, _C1, _C2 = np.float32(0.4054651), np.float32(0.66666615), np.float32(-0.22222193)
+_C3, _C4, _C5 = np.float32(0.09879144), np.float32(-0.049398385), np.float32(0.025969792)
+_C6, _C7, _C8 = np.float32(-0.014410553), np.float32(0.01023818), np.float32(-0.006006605)
 
 
-class Room(NamedTuple):
-    """Memory for variates: random words, and numbers with, of the same memory, their bits."""
+@intrinsic
+def _bits_of(context: Any, x: Any) -> Any:
+    """Return the bits of a float32 as an int32."""
+    return types.int32(types.float32), lambda _, builder, __, x: builder.bitcast(x[0], ir.IntType(32))
 
-    words: np.ndarray  # uint64
-    u: np.ndarray  # float32
-    bits: np.ndarray  # int32
+
+@intrinsic
+def _float_of(context: Any, bits: Any) -> Any:
+    """Return the float32 that has the bits of an int32."""
+    return types.float32(types.int32), lambda _, builder, __, x: builder.bitcast(x[0], ir.FloatType())
 
 
 @inlined
-def room(n: int) -> Room:
-    """Return memory for n variates."""
-    n_words = (n + 2 * WORDS - 1) // (2 * WORDS) * WORDS
-    u = np.zeros(2 * n_words, dtype=np.float32)
-    return Room(np.zeros(n_words, dtype=np.uint64), u, u.view(np.int32))
+def _log_mantissa(bits: Any) -> Any:
+    """Return log m of m 2ᵉ, 1 ≤ m < 2, given as its bits."""
+    x = _float_of(np.int32((bits & _MANTISSA) | _ONE)) - _MIDDLE
+    upper = _C4 + x * (_C5 + x * (_C6 + x * (_C7 + x * _C8)))
+    return _C0 + x * (_C1 + x * (_C2 + x * (_C3 + x * upper)))
+
+
+@inlined
+def _log_ratio(a: Any, b: Any) -> Any:
+    """Return log(a/b)."""
+    over, under = _bits_of(a), _bits_of(b)
+    # np.int32 again and again: else numba computes with 64 bits.
+    twos = np.float32(np.int32(np.int32(over >> _WIDTH) - np.int32(under >> _WIDTH)))
+    return twos * _LN2 + (_log_mantissa(over) - _log_mantissa(under))
 
 
 @contracted
-def fill(v: Any, n: Any, heat_bath: Any, k0: Any, k1: Any, first: Any, memory: Any) -> None:
+def fill(v: Any, n: Any, heat_bath: Any, k0: Any, k1: Any, first: Any, words: Any) -> None:
     """Fill in variates: a flip of cost c, in nats, is made if c < v.
 
     With u = (n + ½)/2³², n 32 random bits: v = −log u, so that P(c < v) = min(1, e⁻ᶜ), or for heat bath
     v = log((1 − u)/u), P(c < v) = 1/(1 + eᶜ), to 2⁻³³ + 3 · 10⁻⁷ max(1, c) P: a flip that costs more than 23
-    nats is never made. log m = log √2 + 2 artanh((m − √2)/(m + √2)), four terms of the series.
+    nats is never made.
 
     Args:
         v: Room for n variates, float32
@@ -49,10 +65,8 @@ def fill(v: Any, n: Any, heat_bath: Any, k0: Any, k1: Any, first: Any, memory: A
         k0: The stream's key, as is k1; place p of it, with what follows on it, gives eight variates.
         k1: Its other half.
         first: The first place.
-        memory: Of `room`, for n variates.
+        words: Room for 4 ⌈n/8⌉ words of 64 bits.
     """
-    # Loops that write one array and read others: else they would not become vector code.
-    words, u, bits = memory
     quarter = (n + uint64(2 * WORDS - 1)) // uint64(2 * WORDS)
     for t in range(quarter):
         z0 = hash64(k0, k1, first + t)
@@ -62,23 +76,15 @@ def fill(v: Any, n: Any, heat_bath: Any, k0: Any, k1: Any, first: Any, memory: A
         words[quarter + t] = output(z1)
         words[quarter + quarter + t] = output(z2)
         words[quarter + quarter + quarter + t] = output(follow(z2))
-    halves = words.view(np.uint32)
-    for t in range(n):
-        u[t] = np.float32(halves[t]) * _SCALE + _HALF
+    numbers = words.view(np.uint32)
     if heat_bath:
         for t in range(n):
             # From the integer: 1 − u would have lost the digits of what is near 0.
-            v[t] = u[t] / (np.float32(np.uint32(halves[t] ^ _REST)) * _SCALE + _HALF)
+            rest = np.uint32(numbers[t] ^ _REST)
+            v[t] = _log_ratio(np.float32(rest) + _HALF, np.float32(numbers[t]) + _HALF)
+    else:
         for t in range(n):
-            u[t] = v[t]
-    for t in range(n):
-        # np.int32 again and again: else numba computes with 64 bits.
-        exponent = np.float32(np.int32(np.int32(bits[t] >> 23) - _BIAS))
-        m = np.float32(np.int32(bits[t] & _MANTISSA)) * _BINADE + _ONE
-        s = (m - _ROOT) / (m + _ROOT)
-        q = s * s
-        log = s * (_A1 + q * (_A3 + q * (_A5 + q * _A7)))
-        v[t] = -((exponent + np.float32(0.5)) * _LN2 + log)
+            v[t] = _log_ratio(_ALL, np.float32(numbers[t]) + _HALF)
 
 
 @inlined
