@@ -66,7 +66,7 @@ def changed(text: str, changes: dict[str, Any]) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together, where several processes test, what shares the slow fixtures: a file, or all of a fixture."""
+    """Keep together, where several processes test, what shares a slow fixture: a file, or all its users."""
     for item in items:
         shares = "twins" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("twins" if shares else item.path.stem))

@@ -5,11 +5,11 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import llvmlite.binding as llvm
 import numba
-from numba import config, njit
+from numba import njit
 
 
 def _version() -> str:
@@ -25,7 +25,7 @@ _VERSION = _version()
 
 def _use_wide_registers() -> None:
     """Let the compiler use all 512 bits where there are such registers; it would take half of one."""
-    features = llvm.get_host_cpu_features()
+    features, config = llvm.get_host_cpu_features(), cast(Any, numba.config)
     if config.CPU_NAME is None and config.CPU_FEATURES is None and features.get("avx512vl"):
         config.CPU_FEATURES = f"{features.flatten()},-prefer-256-bit"
 

@@ -21,16 +21,16 @@ _C3, _C4, _C5 = np.float32(0.09879144), np.float32(-0.049398385), np.float32(0.0
 _C6, _C7, _C8 = np.float32(-0.014410553), np.float32(0.01023818), np.float32(-0.006006605)
 
 
-@intrinsic
-def _bits_of(context: Any, x: Any) -> Any:
-    """Return the bits of a float32 as an int32."""
+def _bits(context: Any, x: Any) -> Any:
     return types.int32(types.float32), lambda _, builder, __, x: builder.bitcast(x[0], ir.IntType(32))
 
 
-@intrinsic
-def _float_of(context: Any, bits: Any) -> Any:
-    """Return the float32 that has the bits of an int32."""
+def _float(context: Any, bits: Any) -> Any:
     return types.float32(types.int32), lambda _, builder, __, x: builder.bitcast(x[0], ir.FloatType())
+
+
+_bits_of: Any = intrinsic(_bits)  # of a float32, as an int32
+_float_of: Any = intrinsic(_float)  # the float32 that has the bits of an int32
 
 
 @inlined
