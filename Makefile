@@ -3,8 +3,6 @@ PYTHON ?= python3.11
 PIP_VERSION := 26.3
 PORT ?= 5000
 ARGS ?=
-# Two processes test, each a file at a time.
-TOGETHER := -n 2 --dist loadgroup
 
 BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
@@ -61,10 +59,10 @@ ui: setup ## open the tracked runs in MLflow, on loopback
 	$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db
 
 test: setup $(DEV) ## run the quick tests
-	$(BIN)/python -m pytest $(TOGETHER) $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 test-slow: setup $(DEV) ## run the slow tests too
-	$(BIN)/python -m pytest $(TOGETHER) -m "slow or not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
 
 lint: $(DEV) ## check style, types and who imports whom
 	$(BIN)/ruff check .

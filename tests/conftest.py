@@ -65,13 +65,6 @@ def changed(text: str, changes: dict[str, Any]) -> str:
     return yaml.safe_dump(values, sort_keys=False)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together, where several processes test, what shares a slow fixture: a file, or all its users."""
-    for item in items:
-        shares = "twins" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("twins" if shares else item.path.stem))
-
-
 # Notes which of the project's modules a stage imports, its Ray workers included.
 SPY = """
 import os, sys

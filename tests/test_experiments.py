@@ -15,6 +15,7 @@ from conftest import BIN, Checkout, Listeners
 from test_tracking import STAGES, children, parents
 
 LATENTS = (3, 5, 7)
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
