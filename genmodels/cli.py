@@ -228,6 +228,10 @@ def anneal(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Ray workers; 0: this process.")] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for states, curves and pictures.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A folder, or s3://…, from which a killed run goes on; with --seed.")
+    ] = None,
+    checkpoint_every: Annotated[float, typer.Option(min=0.0, help="Seconds between two checkpoints.")] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Find the ground state of given couplings, and log Z at every temperature on the way.
@@ -237,7 +241,10 @@ def anneal(
     from genmodels.anneal.run import Request, execute
     from genmodels.anneal.terminal import show
 
-    request = Request(file, method, format, seed, beta_max, replicas, sweeps, time_limit, workers, out)
+    request = Request(
+        file, method, format, seed, beta_max, replicas, sweeps, time_limit, workers, out,
+        checkpoint, checkpoint_every,
+    )  # fmt: skip
     answer = execute(request, show_progress=not as_json)
     if as_json:
         print(json.dumps(answer.entries(), sort_keys=True, allow_nan=False))

@@ -290,7 +290,15 @@ class Learner(Protocol[State]):
 class Placement(Protocol):
     """Where shards of work run. Shard functions are pure: (state, *small) -> (state, small result)."""
 
-    n_workers: int
+    @property
+    def n_workers(self) -> int:
+        """Number of processes that work, 0 if it is this one."""
+        ...
+
+    @property
+    def n_failures(self) -> int:
+        """Number of tasks that had to be done again because their worker was lost."""
+        ...
 
     def put(self, state: Any) -> Any:
         """Return a handle to `state` where the workers can reach it."""

@@ -4,7 +4,7 @@ from genmodels import registry
 from genmodels.artifacts import load_model, new_folder, save_tensors, sha256, write_json
 from genmodels.estimators import free_energy
 from genmodels.kernels import KERNELS
-from genmodels.placement.choose import placement
+from genmodels.placement.choose import resumable
 from genmodels.samplers import SAMPLERS
 from genmodels.streams import Key
 from pipelines import progress
@@ -19,7 +19,9 @@ def work(stage: Stage) -> None:
     digest = sha256(stage.out / "train" / stage.model / "model.safetensors")
     kernel = registry.build(KERNELS, "block_gibbs", {})
     answers = {}
-    with placement() as workers, new_folder(out / stage.model) as folder:
+    # The scratch is this stage's alone, and other parameters or dependencies have another one.
+    kept = str(stage.scratch / "samplers")
+    with resumable(kept, stage.name) as workers, new_folder(out / stage.model) as folder:
         for name in ("replica_exchange", "population_annealing"):
             sampler = registry.build(SAMPLERS, name, getattr(settings, name).model_dump())
             key = Key(stage.params.seed, f"estimate_log_z/{stage.model}/{name}")
@@ -41,6 +43,7 @@ def work(stage: Stage) -> None:
                 stage.run.metrics(
                     {f"log_z/{name}": estimate.value, f"log_z/{name}/stderr": estimate.stderr or 0.0}
                 )
+        workers.forget()
     write_json(out / f"{stage.model}.json", answers)
     stage.run.file(out / f"{stage.model}.json")
 

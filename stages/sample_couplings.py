@@ -17,7 +17,7 @@ from genmodels.estimate import Estimate, of_scalar, undetermined
 from genmodels.estimators import averages, free_energy
 from genmodels.kernels import KERNELS
 from genmodels.models.ising import Ising
-from genmodels.placement.choose import placement
+from genmodels.placement.choose import resumable
 from genmodels.protocols import Placement
 from genmodels.samplers.jarzynski import Jarzynski
 from genmodels.samplers.population_annealing import PopulationAnnealing
@@ -48,7 +48,9 @@ def work(stage: Stage) -> None:
     out, prepared = stage.out / "sample_couplings", stage.out / "prepare_couplings"
     block, method = stage.params.sample_couplings, stage.model
     kernel, answers, lowest = registry.build(KERNELS, block.kernel, {}), {}, {}
-    with placement(0) as workers:  # a Ray of its own takes longer to start than it saves on a usual budget
+    # In this process unless told otherwise: a Ray takes longer to start than it saves on a usual budget. The
+    # scratch is this stage's alone, and other parameters or dependencies have another one.
+    with resumable(str(stage.scratch / "samplers"), stage.name, default=0) as workers:
         for name, instance in read_json(prepared / "instances.json").items():
             model = load(prepared / "couplings" / f"{name}.coo", instance["offset"])
             key = Key(stage.params.seed, f"sample_couplings/{method}/{name}")
@@ -61,6 +63,7 @@ def work(stage: Stage) -> None:
             answers[name] = answer(model, result) | {"n_updates": result.n_updates + spent}
             lowest[name] = result.best_x
             _track(stage, name, answers[name])
+        workers.forget()
     save_tensors(out / f"{method}.safetensors", lowest)
     write_json(out / f"{method}.json", answers)
     stage.run.file(out / f"{method}.json")

@@ -74,7 +74,7 @@ def die_once(state, flag, weights, key):
     return advance(state, weights, key)
 
 
-def die(state):
+def die(state, shard=0):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -478,12 +478,13 @@ def test_a_killed_workers_shard_is_done_again_with_the_same_bytes(two, tmp_path,
     assert values[0].numpy().tobytes() == expected[0].numpy().tobytes()
     assert values[1] == expected[1]
     assert capfd.readouterr() == ("", "")
+    assert two.n_failures == 1
 
 
 @pytest.mark.slow
 def test_a_shard_that_kills_every_worker_is_given_up_in_one_line(two):
-    handle, _ = two.submit(die, 1)
-    with pytest.raises(RuntimeError, match="^a shard's worker died 4 times in a row: .*$"):
+    _, handle = two.submit(die, 1, 7)
+    with pytest.raises(RuntimeError, match=r"^.*, shard 7: its worker died 4 times in a row: .*$"):
         two.fetch(handle)
 
 

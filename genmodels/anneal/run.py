@@ -1,22 +1,25 @@
 """From what the command line asks for to an answer."""
 
+import hashlib
 import math
 import secrets
 import time
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from genmodels import __version__
 from genmodels.anneal.answer import Answer
 from genmodels.anneal.settings import beta_max, kernel, sampler
-from genmodels.anneal.stop import Stop
+from genmodels.anneal.stop import Report, Stop
 from genmodels.anneal.terminal import progress_line
 from genmodels.data.coupling_files import CouplingFile, read
 from genmodels.errors import InputError
 from genmodels.estimate import Estimate
 from genmodels.estimators import free_energy
 from genmodels.models.ising import Ising
-from genmodels.placement.choose import placement
+from genmodels.placement.choose import placement, resumable
+from genmodels.placement.resumable import Resumable
 from genmodels.protocols import Placement
 from genmodels.streams import Key
 
@@ -36,6 +39,8 @@ class Request(NamedTuple):
     time_limit: float | None = None
     workers: int | None = None
     out: Path | None = None
+    checkpoint: str | None = None
+    checkpoint_every: float = 60.0  # seconds
 
 
 def execute(request: Request, *, show_progress: bool = True) -> Answer:
@@ -49,6 +54,8 @@ def execute(request: Request, *, show_progress: bool = True) -> Answer:
     """
     if request.time_limit is not None and not 0.0 < request.time_limit < math.inf:
         raise InputError(f"--time-limit is {request.time_limit}, give a positive number of seconds")
+    if request.checkpoint is not None and request.seed is None:
+        raise InputError("--checkpoint needs --seed: a run with another seed would not be the same run")
     file = read(request.path, request.format)
     with ExitStack() as stack:
         folder = None
@@ -56,14 +63,39 @@ def execute(request: Request, *, show_progress: bool = True) -> Answer:
             from genmodels.anneal.folder import reserved, write
 
             folder = stack.enter_context(reserved(request.out))
-        place = stack.enter_context(placement(default=0, n_workers=request.workers))
+        place = stack.enter_context(_place(request))
         report = stack.enter_context(progress_line(request.method, show_progress))
-        stop = Stop(request.time_limit, report)
+        stop = Stop(request.time_limit, _with_workers(report, place))
         with stop.on_interrupt():
             answer = run(file, request, place, stop)
         if folder is not None:
             write(answer, folder)
+        if isinstance(place, Resumable) and not answer.stopped:
+            place.forget()
     return answer
+
+
+def _with_workers(report: Report | None, place: Placement) -> Report | None:
+    """Return a report that also tells how many workers there are, and how often work was done again."""
+    if report is None or not place.n_workers:
+        return report
+
+    def told(done: int, total: int, left: float | None, **figures: float) -> None:
+        lost = {"failures survived": place.n_failures} if place.n_failures else {}
+        report(done, total, left, **figures, workers=place.n_workers, **lost)
+
+    return told
+
+
+def _place(request: Request) -> AbstractContextManager[Placement]:
+    """Return where to work, and what to go on with."""
+    if request.checkpoint is None:
+        return placement(default=0, n_workers=request.workers)
+    # What changes the answer; not where and for how long it is looked for.
+    names = ("method", "seed", "beta_max", "replicas", "sweeps", "format")
+    settings = repr([__version__, *(getattr(request, name) for name in names)])
+    same = hashlib.sha256(settings.encode() + request.path.read_bytes()).hexdigest()
+    return resumable(request.checkpoint, same, request.checkpoint_every, 0, request.workers)
 
 
 def run(file: CouplingFile, request: Request, place: Placement, stop: Stop) -> Answer:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from genmodels.errors import InputError
 from genmodels.placement.local import LocalPlacement
 from genmodels.placement.ray import RayPlacement
+from genmodels.placement.resumable import Resumable
 from genmodels.protocols import Placement
 
 
@@ -32,6 +33,30 @@ def placement(
         yield place
     finally:
         place.close()
+
+
+@contextmanager
+def resumable(
+    location: str, run: str, every: float = 60.0, default: int | None = None, n_workers: int | None = None
+) -> Iterator[Resumable]:
+    """Yield a place to work that goes on with what the same run has left in `location`; close it on leaving.
+
+    Args:
+        location: A folder, local or any that fsspec knows.
+        run: Names the run; a checkpoint of another one is refused.
+        every: Seconds between two snapshots.
+        default: As of `placement`.
+        n_workers: As of `placement`.
+
+    Raises:
+        InputError: as `placement`; the checkpoint is of another run, or there can be none.
+    """
+    with placement(default, n_workers) as inner:
+        place = Resumable(inner, location, run, every)
+        try:
+            yield place
+        finally:
+            place.close()
 
 
 def _open(default: int | None, n_workers: int | None, n_threads: int) -> Placement:

@@ -49,9 +49,10 @@ class RayPlacement:
         """Wrap the Ray that `local` or `connect` has opened; `closing` ends it."""
         import ray
 
-        self.n_workers = n_workers
+        self.n_workers, self.n_failures = n_workers, 0
         self._closing = closing
-        self._run = ray.remote(num_cpus=1, num_returns=2, max_retries=MAX_RETRIES)(_run)
+        self._shards: dict[str, tuple[str, Any]] = {}  # of results on their way: whose, and after what tries
+        self._run = ray.remote(num_cpus=1, num_returns=3, max_retries=MAX_RETRIES)(_run)
 
     @classmethod
     def local(cls, n_workers: int) -> "RayPlacement":
@@ -113,7 +114,10 @@ class RayPlacement:
 
     def submit(self, fn: Callable[..., tuple[Any, Any]], handle: Any, *small: Any) -> tuple[Any, Any]:
         """Start fn(state of handle, *small) on a free worker; what it raises, `fetch` raises."""
-        state, result = self._run.remote(fn, handle, *small)
+        state, result, tries = self._run.remote(fn, handle, *small)
+        what = fn.__module__.rsplit(".", 1)[-1].replace("_", " ")
+        shard = f"{what}, shard {small[0]}" if small and type(small[0]) is int else what
+        self._shards[result.hex()] = shard, tries
         return state, result
 
     def wait(self, handles: Sequence[Any]) -> Iterator[int]:
@@ -134,26 +138,34 @@ class RayPlacement:
             Exception: what the shard raised, as it raised it; the worker's traceback is its cause.
         """
         import ray
-        from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
+        from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
+        shard, tries = self._shards.pop(handle.hex(), ("a shard", None))
         try:
-            return ray.get(handle)
+            value, n_lost = ray.get([handle, tries]) if tries else (ray.get(handle), 0)
         except RayTaskError as error:
             raise error.cause from error
-        except (OutOfMemoryError, WorkerCrashedError) as error:
+        except (OutOfMemoryError, WorkerCrashedError, NodeDiedError) as error:
             raise RuntimeError(
-                f"a shard's worker died {MAX_RETRIES + 1} times in a row: it crashes, or memory is short; "
+                f"{shard}: its worker died {MAX_RETRIES + 1} times in a row: it crashes, or memory is short; "
                 "try fewer workers"
             ) from error
+        self.n_failures += n_lost
+        return value
 
     def close(self) -> None:
         """End the local Ray and remove its files, or leave the cluster."""
         self._closing.close()
 
 
-def _run(fn: Callable[..., tuple[Any, Any]], state: Any, *small: Any) -> tuple[Any, Any]:
+def _run(fn: Callable[..., tuple[Any, Any]], state: Any, *small: Any) -> tuple[Any, Any, int]:
+    """Return what fn does, and how often the task was tried before."""
+    from ray._private import worker
+
     torch.set_num_threads(1)  # a worker that is used again may come with another number
-    return fn(state, *small)
+    state, result = fn(state, *small)
+    core: Any = worker.global_worker.core_worker  # type: ignore[attr-defined]
+    return state, result, core.get_current_task_attempt_number()
 
 
 def _start(environment: dict[str, str], **settings: Any) -> None:

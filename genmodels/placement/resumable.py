@@ -1,0 +1,185 @@
+"""Work that remembers what it has done: killed and started again, it goes on where it was."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from genmodels.errors import InputError
+from genmodels.placement.store import Store
+from genmodels.placement.trees import dumps, loads
+from genmodels.protocols import Placement
+
+_FORMAT = 1
+
+
+class Task:
+    """A call of a shard function, known by its place: whose state it takes, as which of its uses."""
+
+    def __init__(self, fn: Callable[..., Any], handle: Any, small: tuple[Any, ...], n: int) -> None:
+        """Note what to call: the n-th use of the state behind `handle`."""
+        self.fn, self.handle = fn, handle
+        self.small: tuple[Any, ...] = small
+        above = handle.task.name if isinstance(handle, Part) else "start"
+        words = f"{above} {fn.__module__}.{fn.__qualname__} {n}"
+        self.name: str = hashlib.blake2b(words.encode(), digest_size=12).hexdigest()
+        self.n_uses = 0
+        self.running: tuple[Any, Any] | None = None  # the inner handles of state and result, once it has any
+        self.noted = False
+
+
+class Part(NamedTuple):
+    """A handle: of the state that a task makes (0), or of its small result (1)."""
+
+    task: Task
+    place: int
+
+
+class Resumable:
+    """A placement whose tasks are written down when they are done, and not done again by the next run.
+
+    Shard functions are pure, and of the tasks that take one state a run submits the same in the same order
+    whatever the timing. So a task is known by its place, and a run that is started again is given the
+    results that were written down, then the state that each chain of tasks had come to; a state that was not
+    kept is made again. The bytes at the end are those of a run that nothing disturbed.
+    """
+
+    def __init__(self, inner: Placement, location: str, run: str, every: float = 60.0) -> None:
+        """Go on with what is in `location`, if anything, and keep there what is done from now on.
+
+        Args:
+            inner: Where the work is done.
+            location: A folder, local or any that fsspec knows (s3://…, memory://…).
+            run: Names the run: model, sampler, settings, seed and version.
+            every: Seconds between two snapshots.
+
+        Raises:
+            InputError: what is in `location` belongs to another run, or it cannot be written to.
+        """
+        self.inner, self.n_workers, self._every, self._run = inner, inner.n_workers, every, run
+        self._store = Store(location)
+        self._roots: dict[str, int] = {}  # how many chains begin with a function
+        self._done: dict[str, Any] = {}  # results of an earlier run, by the task's name
+        self._kept: dict[str, Any] = {}  # states of an earlier run that no task has come after
+        self._fresh: dict[str, Any] = {}  # results that are not written down yet
+        self._tips: dict[str, Task] = {}  # tasks of this run that none has come after
+        self._results: list[dict[str, str]] = []  # the files they are in
+        self._saved = time.monotonic()
+        self._resume()
+
+    @property
+    def n_resumed(self) -> int:
+        """Number of tasks that an earlier run has done."""
+        return len(self._done)
+
+    @property
+    def n_failures(self) -> int:
+        """Number of tasks that had to be done again."""
+        return self.inner.n_failures
+
+    def put(self, state: Any) -> Any:
+        """Return a handle to `state`."""
+        return self.inner.put(state)
+
+    def submit(self, fn: Callable[..., tuple[Any, Any]], handle: Any, *small: Any) -> tuple[Any, Any]:
+        """Start fn, unless its result is known."""
+        if isinstance(handle, Part):
+            n = handle.task.n_uses = handle.task.n_uses + 1
+        else:
+            name = f"{fn.__module__}.{fn.__qualname__}"
+            n = self._roots[name] = self._roots.get(name, 0) + 1
+        task = Task(fn, handle, small, n)
+        if task.name not in self._done:
+            self._start(task)
+        return Part(task, 0), Part(task, 1)
+
+    def wait(self, handles: Sequence[Any]) -> Iterator[int]:
+        """Yield the indices of `handles` as they complete or fail, of those of an earlier run at once."""
+        known = [isinstance(handle, Part) and handle.task.running is None for handle in handles]
+        yield from (i for i, is_known in enumerate(known) if is_known)
+        left = [i for i, is_known in enumerate(known) if not is_known]
+        for i in self.inner.wait([self._inner(handles[i]) for i in left]):
+            yield left[i]
+
+    def fetch(self, handle: Any) -> Any:
+        """Return the value behind `handle`; write down what is new if it is time to."""
+        if not isinstance(handle, Part):
+            return self.inner.fetch(handle)
+        task = handle.task
+        if handle.place == 1 and task.running is None:
+            return self._done[task.name]
+        value = self.inner.fetch(self._inner(handle))
+        if handle.place == 1 and not task.noted and task.name not in self._done:
+            self._note(task, value)
+            if time.monotonic() - self._saved >= self._every:
+                self.save()
+        return value
+
+    def save(self) -> None:
+        """Write down what is new; it counts from the moment that the snapshot's list is there."""
+        states = {name: self.inner.fetch(self._inner(Part(task, 0))) for name, task in self._tips.items()}
+        number = self._store.newest() + 1
+        self._results.append(self._store.write(f"results-{number:06d}", dumps(self._fresh)))
+        last = self._store.write(f"states-{number:06d}", dumps(self._kept | states))
+        head = {"format": _FORMAT, "run": self._run, "results": self._results, "states": last}
+        self._store.publish(number, json.dumps(head).encode())
+        self._fresh, self._saved = {}, time.monotonic()
+
+    def close(self) -> None:
+        """Write down what is new, and give back what the workers hold."""
+        try:
+            if self._fresh:
+                self.save()
+        finally:
+            self.inner.close()
+
+    def forget(self) -> None:
+        """Remove what is written down: the run has come to its end."""
+        self._fresh = {}
+        self._store.clear()
+
+    def _start(self, task: Task) -> None:
+        small = (self._inner(one) for one in task.small)
+        task.running = self.inner.submit(task.fn, self._inner(task.handle), *small)
+
+    def _inner(self, handle: Any) -> Any:
+        """Return the inner placement's handle; a state that was not kept is made again."""
+        if not isinstance(handle, Part):
+            return handle
+        task = handle.task
+        if task.running is None:
+            if handle.place == 1:
+                return self.inner.put(self._done[task.name])
+            if task.name in self._kept:
+                task.running = self.inner.put(self._kept[task.name]), None
+            else:
+                self._start(task)
+        return task.running[handle.place] if task.running else None
+
+    def _note(self, task: Task, result: Any) -> None:
+        self._fresh[task.name] = result
+        self._tips[task.name] = task
+        task.noted = True
+        if isinstance(task.handle, Part):
+            before = task.handle.task.name
+            self._tips.pop(before, None)
+            self._kept.pop(before, None)
+        task.handle, task.small = None, ()  # its state is there: what it was made of need not be kept
+
+    def _resume(self) -> None:
+        for head in self._store.snapshots():
+            if head.get("format") != _FORMAT or head.get("run") != self._run:
+                raise InputError(
+                    f"{self._store.location}: there is the checkpoint of another run "
+                    "(another file, setting, seed or version): give another folder, or remove this one"
+                )
+            try:
+                for entry in head["results"]:
+                    self._done |= loads(self._store.read(entry))
+                self._kept = loads(self._store.read(head["states"]))
+            except ValueError:
+                self._done = {}
+                continue
+            self._results = head["results"]
+            return
