@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -104,6 +105,15 @@ class Node:
         self.process.wait()
 
 
+def await_port(port: int) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 @pytest.fixture
 def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[Node]]]:
     """The address of a cluster of three nodes, and the nodes, the head first."""
@@ -121,7 +131,7 @@ def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[Node]]]:
         head = ("--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--include-dashboard=false",
                 f"--temp-dir={folder}")  # fmt: skip
         nodes = [Node(*head, environment=environment)]
-        time.sleep(5.0)
+        await_port(port)
         more = (f"--address={address}", "--node-ip-address=127.0.0.1")
         nodes += [Node(*more, environment=environment) for _ in "ab"]
         try:
@@ -140,7 +150,7 @@ def test_a_node_is_removed(name: str, three: tuple[str, list[Node]]) -> None:
     address, nodes = three
     place = RayPlacement.connect(address)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while len([node for node in ray.nodes() if node["Alive"]]) < 3:
             assert time.monotonic() < deadline
             time.sleep(0.2)
