@@ -42,8 +42,8 @@ def local(kernel: Any = None, **settings: Any) -> Annealed:
 
 
 @pytest.fixture
-def restless(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Shards that may hold their fair shares only; the list says how many walkers moved at each step."""
+def moves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many walkers move at each step."""
     moved: list[int] = []
 
     def watched(*arguments: Any) -> Plan:
@@ -51,9 +51,15 @@ def restless(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         moved.append(sum(len(move.walkers) for move in planned.moves))
         return planned
 
-    monkeypatch.setattr(resampling, "_DRIFT", 1.0)
     monkeypatch.setattr(spread, "plan", watched)
     return moved
+
+
+@pytest.fixture
+def restless(moves: list[int], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The same, of shards that may hold their fair shares only."""
+    monkeypatch.setattr(resampling, "_DRIFT", 1.0)
+    return moves
 
 
 # Against enumeration
@@ -220,10 +226,14 @@ def test_walkers_that_are_given_arrive_with_their_families() -> None:
 # What the result says
 
 
+@pytest.mark.parametrize("walkers_per_shard", [15, 1])
 @pytest.mark.parametrize("kernel", [BlockGibbs(), Metropolis()], ids=["torch", "compiled"])
-def test_the_result_is_that_of_the_walkers_where_they_are(kernel: Any, restless: list[int]) -> None:
-    result, ends = SMALL._run(MODEL, kernel, KEY, LocalPlacement(), Report(None))
-    assert sum(restless) > 0
+def test_the_result_is_that_of_the_walkers_where_they_are(
+    kernel: Any, walkers_per_shard: int, moves: list[int]
+) -> None:
+    sampler = dataclasses.replace(SMALL, walkers_per_shard=walkers_per_shard)
+    result, ends = sampler._run(MODEL, kernel, KEY, LocalPlacement(), Report(None))
+    assert sum(moves) > 0
     for m, held in enumerate(ends):
         x = torch.cat([kernel.configuration(state.walkers) for state, _ in held])
         assert [len(state.family) for state, _ in held] == [n for _, n in held]
@@ -310,7 +320,9 @@ def test_populations_do_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-def test_ray_changes_no_bit() -> None:
+def test_ray_changes_no_bit(moves: list[int]) -> None:
+    assert same(local(), SMALL.run(MODEL, BlockGibbs(), KEY, LocalPlacement()))
+    assert sum(moves) > 0  # as they do on Ray
     bad = machine()
     with torch.no_grad():
         bad.b[2] = torch.nan
