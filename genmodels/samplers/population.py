@@ -61,29 +61,26 @@ def run(
     Args:
         n_populations: Independent ones.
         n_walkers: Of each.
-        model: A handle of it.
+        model: A handle.
         kernel: What moves the walkers.
         betas: The steps, from 0 up  # (step,)
         n_sweeps: Sweeps at each β.
         key: The stream of the run.
         placement: Where it runs.
-        report: Is told of the steps done; once it says stop, no more work is started.
+        report: Is told of the steps done; once it says stop, no more are started.
 
     Returns:
-        The shards at the end (population, shard), and what all populations have seen, β = 0 first
-        (population, segment).
+        The shards at the end (population, shard), and what they saw, β = 0 first (population, segment).
 
     Raises:
         FloatingPointError: an energy is not finite.
     """
-    nothing, small = placement.put(None), (model, kernel, betas, n_sweeps, key)
-    started = [
-        placement.submit(start, nothing, shard, n_walkers, model, kernel, key)
-        for shard in range(n_populations)
-    ]
+    nothing, settings = placement.put(None), (n_walkers, model, kernel, key)
+    started = [placement.submit(start, nothing, shard, *settings) for shard in range(n_populations)]
     first = [placement.fetch(measured) for _, measured in started]
     states = [state for state, _ in started]
     segments = shards.cut(0, 0 if report.stopped else len(betas) - 1, _SEGMENT)
+    small = (model, kernel, betas, n_sweeps, key)
     states, seen = shards.run(placement, advance, states, segments, *small, report=report)
     parts = [[one, *more] for one, more in zip(first, seen, strict=True)]
     return [[Held(state, n_walkers)] for state in states], parts

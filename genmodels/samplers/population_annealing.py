@@ -116,9 +116,9 @@ class PopulationAnnealing:
         ess: Effective share of the walkers after a step; the nearer to 1, the smaller the steps.
         n_pilot: Walkers of the population that chooses the steps.
         beta_max: The last β.
-        walkers_per_shard: Walkers that move in one call, for populations too large for one process: each is
-            spread over as many shards as that takes, and resampled as a whole; the random streams depend on
-            it. None: a population is one shard.
+        walkers_per_shard: For populations too large for one process: each is spread over as many shards of at
+            most so many walkers as it takes, a quarter more where they multiply, and resampled as a whole.
+            The random streams depend on it. None: a population is one shard.
 
     Raises:
         InputError: a number is out of its range.
