@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from genmodels.protocols import Kernel
+from genmodels.protocols import Kernel, Placement
+from genmodels.samplers import shards
 from genmodels.samplers.lowest import Lowest, lower, rows
-from genmodels.samplers.shards import Segment, require_finite
+from genmodels.samplers.shards import Report, Segment, require_finite
 from genmodels.streams import Key
+
+_SEGMENT = 10  # temperatures a task
 
 
 class Population(NamedTuple):
@@ -35,6 +38,54 @@ class Measured(NamedTuple):
     n_updates: int
 
 
+class Held(NamedTuple):
+    """A shard at the end of a run."""
+
+    state: Any  # a handle of a Population
+    n_walkers: int
+
+
+def run(
+    n_populations: int,
+    n_walkers: int,
+    model: Any,
+    kernel: Kernel[Any],
+    betas: Tensor,
+    n_sweeps: int,
+    key: Key,
+    placement: Placement,
+    report: Report,
+) -> tuple[list[list[Held]], list[list[Measured]]]:
+    """Anneal populations of one shard each, none of them waiting for another.
+
+    Args:
+        n_populations: Independent ones.
+        n_walkers: Of each.
+        model: A handle.
+        kernel: What moves the walkers.
+        betas: The steps, from 0 up  # (step,)
+        n_sweeps: Sweeps at each β.
+        key: The stream of the run.
+        placement: Where it runs.
+        report: Is told of the steps done; once it says stop, no more are started.
+
+    Returns:
+        The shards at the end (population, shard), and what they saw, β = 0 first (population, segment).
+
+    Raises:
+        FloatingPointError: an energy is not finite.
+    """
+    nothing, settings = placement.put(None), (n_walkers, model, kernel, key)
+    started = [placement.submit(start, nothing, shard, *settings) for shard in range(n_populations)]
+    first = [placement.fetch(measured) for _, measured in started]
+    states = [state for state, _ in started]
+    segments = shards.cut(0, 0 if report.stopped else len(betas) - 1, _SEGMENT)
+    small = (model, kernel, betas, n_sweeps, key)
+    states, seen = shards.run(placement, advance, states, segments, *small, report=report)
+    parts = [[one, *more] for one, more in zip(first, seen, strict=True)]
+    return [[Held(state, n_walkers)] for state in states], parts
+
+
 def start(
     _: None, shard: int, n_walkers: int, model: Any, kernel: Kernel[Any], key: Key
 ) -> tuple[Population, Measured]:
@@ -46,7 +97,8 @@ def start(
     walkers = kernel.init(model, n_walkers, key.child("start").at(shard=shard))
     require_finite(walkers.energy, "population annealing, β = 0")
     state, one = Population(walkers, torch.arange(n_walkers)), torch.ones(1, dtype=torch.float64)
-    return state, _measured(state, [(torch.zeros_like(one[0]), one[0], *_figures(state))], kernel, None, 0)
+    seen = [(torch.zeros_like(one[0]), one[0], *figures(walkers.energy, state.family))]
+    return state, _measured(state, seen, kernel, None, 0)
 
 
 def advance(
@@ -71,15 +123,16 @@ def advance(
         state, n_attempted = step(state, log_w, float(betas[i + 1]), n_sweeps, model, kernel, here)
         n_updates += n_attempted
         best = lower(best, kernel, state.walkers)
-        seen.append((log_w.logsumexp(0) - math.log(len(log_w)), effective_share(log_w), *_figures(state)))
+        after = figures(state.walkers.energy, state.family)
+        seen.append((log_mean_weight(log_w), effective_share(log_w), *after))
     return state, _measured(state, seen, kernel, best, n_updates)
 
 
-def _figures(state: Population) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the mean energy, the effective number of families and their entropy."""
-    n, counts = len(state.family), torch.bincount(state.family).double()
+def figures(energy: Tensor, family: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean energy, the effective number of families and their entropy  # (walker,), (walker,)."""
+    n, counts = len(family), torch.bincount(family).double()
     entropy = torch.special.entr(counts / n).sum()
-    return state.walkers.energy.double().mean(), n * n / counts.square().sum(), entropy
+    return energy.double().mean(), n * n / counts.square().sum(), entropy
 
 
 def _measured(
@@ -112,10 +165,23 @@ def step(
         FloatingPointError: an energy is not finite.
     """
     index = systematic(log_w, float(key.child("resample").numpy().random()))
-    chosen, betas = kernel.select(state.walkers, index), torch.full((len(index),), beta)
-    walkers, info = kernel.advance(model, chosen, betas, n_sweeps, key.child("move"))
+    chosen = kernel.select(state.walkers, index)
+    walkers, n_updates = move(chosen, beta, n_sweeps, model, kernel, key)
+    return Population(walkers, state.family[index]), n_updates
+
+
+def move(
+    walkers: Any, beta: float, n_sweeps: int, model: Any, kernel: Kernel[Any], key: Key
+) -> tuple[Any, int]:
+    """Return the walkers after their sweeps at β, and the updates attempted.
+
+    Raises:
+        FloatingPointError: an energy is not finite.
+    """
+    betas = torch.full((len(walkers.energy),), beta)
+    walkers, info = kernel.advance(model, walkers, betas, n_sweeps, key.child("move"))
     require_finite(walkers.energy, f"population annealing, β = {beta:.4g}")
-    return Population(walkers, state.family[index]), info.n_updates
+    return walkers, info.n_updates
 
 
 def shares(family: Tensor) -> Tensor:
@@ -128,22 +194,42 @@ def log_weights(energy: Tensor, step: float) -> Tensor:
     return -step * energy
 
 
+def log_mean_weight(log_w: Tensor) -> Tensor:
+    """Return log (1/R) Σ w, which estimates log Z(β')/Z(β)  # (walker,) -> ()."""
+    return log_w.logsumexp(0) - math.log(len(log_w))
+
+
 def effective_share(log_w: Tensor) -> Tensor:
     """Return (Σ w)²/(R Σ w²), between 1/R and 1  # (walker,) -> ()."""
     return (2.0 * log_w.logsumexp(0) - (2.0 * log_w).logsumexp(0)).exp() / len(log_w)
 
 
 def systematic(log_w: Tensor, uniform: float) -> Tensor:
-    """Return indices in which walker r occurs ⌊R w_r⌋ or ⌈R w_r⌉ times, R w_r on average  # (walker,).
+    """Return indices in which walker r occurs ⌊R w_r⌋ or ⌈R w_r⌉ times, R w_r on average  # (walker,)."""
+    return placed(copies(log_w, uniform))
 
-    The points (u + i)/R, one random u in [0, 1), are looked up in the cumulative weights. Who survives keeps
-    its place; further copies fill, in order, the places of those that do not.
+
+def copies(log_w: Tensor, uniform: float) -> Tensor:
+    """Return ⌊R w_r⌋ or ⌈R w_r⌉ copies of walker r, R w_r on average and R together  # (walker,).
+
+    The points (u + i)/R, one random u in [0, 1), are looked up in the cumulative weights.
     """
     n = len(log_w)
     cumulative = log_w.softmax(0).cumsum(0)
     points = (torch.arange(n, dtype=torch.float64) + uniform) / n
     # Rounding can leave the last cumulative weight just below the last point.
     found = torch.searchsorted(cumulative, points, right=True).clamp(max=n - 1)
-    copies, index = torch.bincount(found, minlength=n), torch.arange(n)
-    index[copies == 0] = index.repeat_interleave((copies - 1).clamp(min=0))
+    return torch.bincount(found, minlength=n)
+
+
+def placed(copies: Tensor) -> Tensor:
+    """Return indices in which walker r occurs copies[r] times  # (walker,) -> (copy,).
+
+    Who survives keeps its place, as far as there are places; the others fill, in order, those that are free.
+    """
+    walkers, index = torch.arange(len(copies)), torch.arange(int(copies.sum()))
+    keeps = (copies > 0) & (walkers < len(index))
+    free = torch.ones(len(index), dtype=torch.bool)
+    free[walkers[keeps]] = False
+    index[free] = walkers.repeat_interleave(copies - keeps.long())
     return index

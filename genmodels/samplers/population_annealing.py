@@ -1,5 +1,6 @@
 """Population annealing."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,10 @@ from torch import Tensor
 from genmodels.errors import InputError
 from genmodels.paths import log_z_0
 from genmodels.protocols import Kernel, Placement
-from genmodels.samplers import pilot, population, shards
+from genmodels.samplers import pilot, population, resampling, spread
 from genmodels.samplers.lowest import Lowest, lowest
 from genmodels.samplers.shards import Report, require_least, require_positive
 from genmodels.streams import Key
-
-_SEGMENT = 10  # temperatures a task
 
 
 @dataclass(frozen=True)
@@ -111,12 +110,15 @@ class PopulationAnnealing:
     unbiased (and its log biased low, by half its variance). Hukushima & Iba 2003; Machta 2010.
 
     Attributes:
-        n_populations: Independent populations, one a shard: error bars come from them.
+        n_populations: Independent populations: error bars come from them.
         n_walkers: Walkers of each.
         n_sweeps: Sweeps at each β.
         ess: Effective share of the walkers after a step; the nearer to 1, the smaller the steps.
         n_pilot: Walkers of the population that chooses the steps.
         beta_max: The last β.
+        walkers_per_shard: For populations too large for one process: each is spread over as many shards of at
+            most so many walkers as it takes, a quarter more where they multiply, and resampled as a whole.
+            The random streams depend on it. None: a population is one shard.
 
     Raises:
         InputError: a number is out of its range.
@@ -128,10 +130,13 @@ class PopulationAnnealing:
     ess: float = 0.9
     n_pilot: int = 250
     beta_max: float = 1.0
+    walkers_per_shard: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""
         least = {"n_populations": 2, "n_walkers": 2, "n_sweeps": 1, "n_pilot": 10}
+        if self.walkers_per_shard is not None:
+            least["walkers_per_shard"] = 1
         require_least(self, "population annealing", **least)
         require_positive(self, "population annealing", "beta_max")
         if not 0.0 < self.ess < 1.0:
@@ -172,46 +177,38 @@ class PopulationAnnealing:
         if n < 1:
             raise InputError(f"population annealing: {n} configurations asked for, give at least 1")
         key = key.child("population_annealing/draw")
-        result, states = self._run(model, kernel, key, placement, Report(progress))
+        result, ends = self._run(model, kernel, key, placement, Report(progress))
         if result.betas[-1] < self.beta_max:
             return result.mean_x[:0].float()
         random, x = key.child("choice").numpy(), torch.empty(n, result.n_sites)
-        population_of = random.choice(len(states), n, p=result.weights[:, -1].numpy())
-        for shard, state in enumerate(states):
-            places = np.flatnonzero(population_of == shard)
-            walkers = torch.from_numpy(np.resize(random.permutation(self.n_walkers), len(places)))
-            picked = placement.submit(population.pick, state, walkers, kernel)[1]
-            x[torch.from_numpy(places)] = placement.fetch(picked)
+        population_of = random.choice(len(ends), n, p=result.weights[:, -1].numpy())
+        for m, held in enumerate(ends):
+            places = np.flatnonzero(population_of == m)
+            walkers, first = np.resize(random.permutation(self.n_walkers), len(places)), 0
+            for state, n_walkers in held:
+                here = (first <= walkers) & (walkers < first + n_walkers)
+                picked = placement.submit(
+                    population.pick, state, torch.from_numpy(walkers[here] - first), kernel
+                )
+                x[torch.from_numpy(places[here])] = placement.fetch(picked[1])
+                first += n_walkers
         return x
 
     def _run(
         self, model: Any, kernel: Kernel[Any], key: Key, placement: Placement, report: Report
-    ) -> tuple[Annealed, list[Any]]:
-        """Return the result and handles of the populations at the end."""
-        there, nothing = placement.put(model), placement.put(None)
-        betas, best, n_updates = pilot.steps(
-            there,
-            kernel,
-            self.n_pilot,
-            self.ess,
-            self.beta_max,
-            self.n_sweeps,
-            key.child("pilot"),
-            placement,
-            report,
-        )
-        started = [
-            placement.submit(population.start, nothing, shard, self.n_walkers, there, kernel, key)
-            for shard in range(self.n_populations)
-        ]
-        first = [placement.fetch(measured) for _, measured in started]
-        states = [state for state, _ in started]
-        segments = shards.cut(0, 0 if report.stopped else len(betas) - 1, _SEGMENT)
+    ) -> tuple[Annealed, list[list[population.Held]]]:
+        """Return the result, and where the walkers of the end are."""
+        there = placement.put(model)
+        sizes = (self.n_pilot, self.ess, self.beta_max, self.n_sweeps)
+        betas, best, n_updates = pilot.steps(there, kernel, *sizes, key.child("pilot"), placement, report)
         report.total = (len(betas) - 1) * self.n_populations
-        small = (there, kernel, betas, self.n_sweeps, key)
-        states, seen = shards.run(placement, population.advance, states, segments, *small, report=report)
-        parts = [[one, *more] for one, more in zip(first, seen, strict=True)]
-        return _annealed(model, betas, parts, best, n_updates), states
+        small = (there, kernel, betas, self.n_sweeps, key, placement, report)
+        if self.walkers_per_shard is None:
+            ends, parts = population.run(self.n_populations, self.n_walkers, *small)
+        else:
+            shares = resampling.fair(self.n_walkers, math.ceil(self.n_walkers / self.walkers_per_shard))
+            ends, parts = spread.run(self.n_populations, shares, *small)
+        return _annealed(model, betas, parts, best, n_updates), ends
 
 
 def _annealed(
