@@ -15,18 +15,21 @@ _FORMAT = 1
 
 
 class Task:
-    """A call of a shard function, known by its place: whose state it takes, as which of its uses."""
+    """A call of a shard function, known by what other tasks made of what it takes."""
 
-    def __init__(self, fn: Callable[..., Any], handle: Any, small: tuple[Any, ...], n: int) -> None:
-        """Note what to call: the n-th use of the state behind `handle`."""
+    def __init__(
+        self, fn: Callable[..., Any], handle: Any, small: tuple[Any, ...], alike: dict[str, int]
+    ) -> None:
+        """Note what to call; `alike` counts the tasks that take the same."""
         self.fn, self.handle = fn, handle
         self.small: tuple[Any, ...] = small
-        above = handle.task.name if isinstance(handle, Part) else "start"
-        words = f"{above} {fn.__module__}.{fn.__qualname__} {n}"
-        self.name: str = hashlib.blake2b(words.encode(), digest_size=12).hexdigest()
-        self.n_uses = 0
+        takes = [f"{part.task.name}.{part.place}" for part in (handle, *small) if isinstance(part, Part)]
+        what = " ".join([f"{fn.__module__}.{fn.__qualname__}", *takes])
+        n = alike[what] = alike.get(what, 0) + 1
+        self.name: str = hashlib.blake2b(f"{what} {n}".encode(), digest_size=12).hexdigest()
         self.running: tuple[Any, Any] | None = None  # the inner handles of state and result, once it has any
-        self.noted = False
+        self.settled = False
+        self.alike: dict[str, int] = {}  # of tasks that take its state
 
 
 class Part(NamedTuple):
@@ -39,10 +42,10 @@ class Part(NamedTuple):
 class Resumable:
     """A placement whose tasks are written down when they are done, and not done again by the next run.
 
-    Shard functions are pure, and of the tasks that take one state a run submits the same in the same order
-    whatever the timing. So a task is known by its place, and a run that is started again is given the
-    results that were written down, then the state that each chain of tasks had come to; a state that was not
-    kept is made again. The bytes at the end are those of a run that nothing disturbed.
+    Shard functions are pure, and of the tasks that take the same state a run submits the same in the same
+    order, whatever the timing. So a task is known by what it takes, and a run that is started again is given
+    the results that were written down, then the state that each chain of tasks had come to; a state that was
+    not kept is made again. The bytes at the end are those of a run that nothing disturbed.
     """
 
     def __init__(self, inner: Placement, location: str, run: str, every: float = 60.0) -> None:
@@ -59,9 +62,9 @@ class Resumable:
         """
         self.inner, self.n_workers, self._every, self._run = inner, inner.n_workers, every, run
         self._store = Store(location)
-        self._roots: dict[str, int] = {}  # how many chains begin with a function
+        self._alike: dict[str, int] = {}  # tasks that take what no task has made
         self._done: dict[str, Any] = {}  # results of an earlier run, by the task's name
-        self._kept: dict[str, Any] = {}  # states of an earlier run that no task has come after
+        self._kept: dict[str, tuple[Any, Any]] = {}  # states and results of an earlier run's last tasks
         self._fresh: dict[str, Any] = {}  # results that are not written down yet
         self._tips: dict[str, Task] = {}  # tasks of this run that none has come after
         self._results: list[dict[str, str]] = []  # the files they are in
@@ -83,23 +86,19 @@ class Resumable:
         return self.inner.put(state)
 
     def submit(self, fn: Callable[..., tuple[Any, Any]], handle: Any, *small: Any) -> tuple[Any, Any]:
-        """Start fn, unless its result is known."""
-        if isinstance(handle, Part):
-            n = handle.task.n_uses = handle.task.n_uses + 1
-        else:
-            name = f"{fn.__module__}.{fn.__qualname__}"
-            n = self._roots[name] = self._roots.get(name, 0) + 1
-        task = Task(fn, handle, small, n)
-        if task.name not in self._done:
+        """Start fn; where an earlier run may have done it, not before somebody asks for what comes of it."""
+        task = Task(fn, handle, small, handle.task.alike if isinstance(handle, Part) else self._alike)
+        is_new = handle.task.running is not None if isinstance(handle, Part) else not self._done
+        if is_new and task.name not in self._done:
             self._start(task)
         return Part(task, 0), Part(task, 1)
 
     def wait(self, handles: Sequence[Any]) -> Iterator[int]:
         """Yield the indices of `handles` as they complete or fail, of those of an earlier run at once."""
-        known = [isinstance(handle, Part) and handle.task.running is None for handle in handles]
+        known = [isinstance(handle, Part) and self._is_known(handle) for handle in handles]
         yield from (i for i, is_known in enumerate(known) if is_known)
         left = [i for i, is_known in enumerate(known) if not is_known]
-        for i in self.inner.wait([self._inner(handles[i]) for i in left]):
+        for i in self.inner.wait([self._inner(handles[i]) for i in left] if left else []):
             yield left[i]
 
     def fetch(self, handle: Any) -> Any:
@@ -107,18 +106,19 @@ class Resumable:
         if not isinstance(handle, Part):
             return self.inner.fetch(handle)
         task = handle.task
-        if handle.place == 1 and task.running is None:
+        if handle.place == 1 and task.name in self._done:
             return self._done[task.name]
         value = self.inner.fetch(self._inner(handle))
-        if handle.place == 1 and not task.noted and task.name not in self._done:
-            self._note(task, value)
+        if handle.place == 1 and task.name not in self._fresh:
+            self._fresh[task.name] = value
+            self._settle(task)
             if time.monotonic() - self._saved >= self._every:
                 self.save()
         return value
 
     def save(self) -> None:
         """Write down what is new; it counts from the moment that the snapshot's list is there."""
-        states = {name: self.inner.fetch(self._inner(Part(task, 0))) for name, task in self._tips.items()}
+        states = {name: tuple(map(self.inner.fetch, task.running or ())) for name, task in self._tips.items()}
         number = self._store.newest() + 1
         self._results.append(self._store.write(f"results-{number:06d}", dumps(self._fresh)))
         last = self._store.write(f"states-{number:06d}", dumps(self._kept | states))
@@ -140,31 +140,43 @@ class Resumable:
         self._store.clear()
 
     def _start(self, task: Task) -> None:
-        small = (self._inner(one) for one in task.small)
+        small = [self._inner(one) for one in task.small]
         task.running = self.inner.submit(task.fn, self._inner(task.handle), *small)
 
+    def _is_known(self, part: Part) -> bool:
+        name, is_started = part.task.name, part.task.running is not None
+        return not is_started and (name in self._kept or (part.place == 1 and name in self._done))
+
     def _inner(self, handle: Any) -> Any:
-        """Return the inner placement's handle; a state that was not kept is made again."""
+        """Return the inner placement's handle; what was not kept is made again."""
         if not isinstance(handle, Part):
             return handle
         task = handle.task
         if task.running is None:
-            if handle.place == 1:
-                return self.inner.put(self._done[task.name])
             if task.name in self._kept:
-                task.running = self.inner.put(self._kept[task.name]), None
+                task.running = tuple(map(self.inner.put, self._kept[task.name]))
+                task.settled = True
+                self._tips[task.name] = task
+                del self._kept[task.name]
+            elif handle.place == 1 and task.name in self._done:
+                return self.inner.put(self._done[task.name])
             else:
                 self._start(task)
         return task.running[handle.place] if task.running else None
 
-    def _note(self, task: Task, result: Any) -> None:
-        self._fresh[task.name] = result
-        self._tips[task.name] = task
-        task.noted = True
-        if isinstance(task.handle, Part):
-            before = task.handle.task.name
-            self._tips.pop(before, None)
-            self._kept.pop(before, None)
+    def _settle(self, task: Task) -> None:
+        """Note that a task is done, and so all whose work it takes: only the last of them need be kept."""
+        if task.settled:
+            return
+        task.settled = True
+        taken = [part for part in (task.handle, *task.small) if isinstance(part, Part)]
+        for part in taken:
+            self._settle(part.task)
+            if part.place == 0:
+                self._tips.pop(part.task.name, None)
+                self._kept.pop(part.task.name, None)
+        if task.running is not None and (isinstance(task.handle, Part) or not taken):
+            self._tips[task.name] = task  # not what only sums up others' results: nobody takes its state
         task.handle, task.small = None, ()  # its state is there: what it was made of need not be kept
 
     def _resume(self) -> None:

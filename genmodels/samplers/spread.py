@@ -151,7 +151,6 @@ class _Course:
         weights = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
         for i in range(len(betas)):
             seen = [result for _, result in self.tasks[i]]
-            yield from seen
             step = float(betas[i + 1] - betas[i]) if i + 1 < len(betas) else None
             here = key.at(shard=self.number, round=i)
             uniform = float(here.child("resample").numpy().random())
