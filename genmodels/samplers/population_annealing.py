@@ -16,8 +16,6 @@ from genmodels.samplers.lowest import Lowest, lowest
 from genmodels.samplers.shards import Report, require_least, require_positive
 from genmodels.streams import Key
 
-_SEGMENT = 10  # temperatures a task
-
 
 @dataclass(frozen=True)
 class Annealed:
@@ -206,7 +204,8 @@ class PopulationAnnealing:
         ]
         first = [placement.fetch(measured) for _, measured in started]
         states = [state for state, _ in started]
-        segments = shards.cut(0, 0 if report.stopped else len(betas) - 1, _SEGMENT)
+        segment = shards.segment(len(betas) - 1, self.n_walkers * model.n_sites * self.n_sweeps)
+        segments = shards.cut(0, 0 if report.stopped else len(betas) - 1, segment)
         report.total = (len(betas) - 1) * self.n_populations
         small = (there, kernel, betas, self.n_sweeps, key)
         states, seen = shards.run(placement, population.advance, states, segments, *small, report=report)
