@@ -12,7 +12,7 @@ from torch import Tensor
 from genmodels.errors import InputError
 from genmodels.paths import log_z_0
 from genmodels.protocols import Kernel, Placement
-from genmodels.samplers import ladder, shards, temperatures
+from genmodels.samplers import ladder, shards, split_ladder, temperatures
 from genmodels.samplers.lowest import Lowest, lowest
 from genmodels.samplers.shards import Report, require_least, require_positive
 from genmodels.streams import Key
@@ -108,6 +108,8 @@ class ReplicaExchange:
         burn_in: Rounds before them.
         sweeps_per_round: Sweeps of the kernel in a round.
         ladders_per_shard: Ladders that advance in one call; the random streams depend on it.
+        rungs_per_shard: Replicas of each that do, if systems are so large, or energies so slow, that a round
+            takes far longer than to send what it gives; None for all. The random streams depend on it.
         beta_max: The last β.
 
     Raises:
@@ -120,12 +122,13 @@ class ReplicaExchange:
     burn_in: int = 400
     sweeps_per_round: int = 2
     ladders_per_shard: int = 8
+    rungs_per_shard: int | None = None
     beta_max: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""
         least = {"n_ladders": 2, "n_rungs": 2, "n_rounds": 4, "burn_in": 16, "sweeps_per_round": 1}
-        require_least(self, "replica exchange", **least, ladders_per_shard=1)
+        require_least(self, "replica exchange", **least, ladders_per_shard=1, rungs_per_shard=1)
         require_positive(self, "replica exchange", "beta_max")
 
     def run(
@@ -205,12 +208,15 @@ class _Run:
         report: Report,
     ) -> None:
         self.settings, self.key, self.placement, self.report = settings, key, placement, report
+        n_tasks, held = shards.N_TASKS, settings.rungs_per_shard
+        if held is not None:
+            self.placement, n_tasks = split_ladder.Groups(placement, held), split_ladder.N_TASKS
         self.model, self.kernel = placement.put(model), kernel
         self.betas = temperatures.spaced(settings.n_rungs, settings.beta_max)
         self.round, self.n_updates = 0, 0
         sizes = shards.sizes(settings.n_ladders, settings.ladders_per_shard)
         a_round = sizes[0] * settings.n_rungs * settings.sweeps_per_round * model.n_sites
-        self.segment = shards.segment(settings.burn_in + settings.n_rounds, a_round)
+        self.segment = shards.segment(settings.burn_in + settings.n_rounds, a_round, n_tasks)
         small, nothing = (self.model, kernel, settings.n_rungs, key), placement.put(None)
         submit = functools.partial(self.placement.submit, ladder.start, nothing)
         self.states = [submit(shard, size, *small)[0] for shard, size in enumerate(sizes)]
