@@ -41,6 +41,7 @@ SAMPLERS: dict[str, Any] = {
     "annealing": SimulatedAnnealing(64, 60, replicas_per_shard=16),
     "tempering": SimulatedTempering(16, 5, n_rounds=150, burn_in=64),
     "exchange": EXCHANGE,
+    "split": ReplicaExchange(4, 6, n_rounds=30, burn_in=32, ladders_per_shard=2, rungs_per_shard=2),
     "population": PopulationAnnealing(4, 50, n_pilot=50),
     "spread": PopulationAnnealing(4, 48, n_pilot=50, walkers_per_shard=8),
     "jarzynski": Jarzynski(16, 60, exchange=ReplicaExchange(2, 4, n_rounds=10, burn_in=32)),

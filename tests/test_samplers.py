@@ -542,7 +542,7 @@ def stopped(name: str, n_tasks: int, place: Any = None) -> Any:
     reports = itertools.count(1)
     sampler = SMALL[name]
     if name == "simulated_annealing":
-        sampler = dataclasses.replace(sampler, n_temperatures=200_000, beta_min=0.5)
+        sampler = dataclasses.replace(sampler, n_temperatures=400, beta_min=0.5)
 
     def progress(done: int, total: int, **figures: float) -> bool:
         return next(reports) >= n_tasks
@@ -550,13 +550,6 @@ def stopped(name: str, n_tasks: int, place: Any = None) -> Any:
     return sampler.run(MODELS["rbm"], BlockGibbs(), KEY, place or LocalPlacement(), progress)
 
 
-@pytest.fixture
-def short_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genmodels.samplers.simulated_annealing._TASK", 8 * 10 * 2 * 5)
-    monkeypatch.setattr("genmodels.samplers.jarzynski._SEGMENT", 5)
-
-
-@pytest.mark.usefixtures("short_tasks")
 @pytest.mark.parametrize("n_tasks", [1, 2, 9])
 @pytest.mark.parametrize("name", SMALL)
 def test_a_run_that_is_stopped_returns_what_it_has(name: str, n_tasks: int) -> None:
@@ -574,22 +567,21 @@ def test_a_run_that_is_stopped_returns_what_it_has(name: str, n_tasks: int) -> N
     assert same(result, stopped(name, n_tasks))
 
 
-@pytest.mark.usefixtures("short_tasks")
 def test_what_a_stopped_run_has_is_the_beginning_of_the_whole() -> None:
     cooled = stopped("simulated_annealing", 7)
-    assert len(cooled.betas) == len(cooled.mean_energy) == 3 * 5  # the third task of all three shards
-    exchanged, whole = stopped("replica_exchange", 17), local("replica_exchange")
+    assert len(cooled.betas) == len(cooled.mean_energy) == 3 * 20  # the third task of all three shards
+    exchanged, whole = stopped("replica_exchange", 31), local("replica_exchange")
     assert 0 < exchanged.energies.shape[1] < 120
     assert torch.equal(exchanged.energies, whole.energies[:, : exchanged.energies.shape[1]])
     assert stopped("replica_exchange", 2).summary()["n_rounds"] == 0
     assert stopped("replica_exchange", 2).summary()["swap_rates"] is None
     assert stopped("replica_exchange", 2).mean_x.isnan().all()
-    tempered, whole = stopped("simulated_tempering", 18), local("simulated_tempering")
+    tempered, whole = stopped("simulated_tempering", 31), local("simulated_tempering")
     assert 0 < tempered.rung.shape[1] < 120
     assert torch.equal(tempered.rung, whole.rung[:, : tempered.rung.shape[1]])
     assert stopped("simulated_tempering", 2).rung.shape == (20, 0)
     whole = local("population_annealing")
-    for n_tasks, least in ((1, 1), (12, 11)):
+    for n_tasks, least in ((1, 1), (30, 5)):
         annealed = stopped("population_annealing", n_tasks)
         n = len(annealed.betas)
         assert least <= n < len(whole.betas)
@@ -597,7 +589,6 @@ def test_what_a_stopped_run_has_is_the_beginning_of_the_whole() -> None:
         assert annealed.ess.shape == annealed.entropy.shape == (4, n)
 
 
-@pytest.mark.usefixtures("short_tasks")
 def test_stopped_work_ends_at_the_beta_reached_and_has_no_way_back() -> None:
     whole = local("jarzynski")
     assert whole.reverse_work is not None

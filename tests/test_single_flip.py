@@ -1,6 +1,7 @@
 """Metropolis and heat bath: compiled sweeps of every layout, flip for flip as their readable twin's."""
 
 import dataclasses
+import pickle
 from typing import Any
 
 import numpy as np
@@ -309,6 +310,17 @@ def test_an_unknown_order_is_named() -> None:
     message = "Metropolis: order is 'shuffled', expected one of sequential, random"
     with pytest.raises(InputError, match=message):
         Metropolis("shuffled")  # type: ignore[arg-type]
+
+
+def test_a_copy_of_a_model_has_its_layout_and_another_model_its_own() -> None:
+    model = spins(60, graph(60, 0.1))
+    plan = layout(model)
+    assert layout(pickle.loads(pickle.dumps(model))) is plan
+    other = pickle.loads(pickle.dumps(model))
+    with torch.no_grad():
+        next(iter(other.parameters())).mul_(2.0)
+    assert layout(other) is not plan
+    assert layout(model) is plan
 
 
 def test_a_state_is_taken_to_another_layout_when_the_couplings_change() -> None:

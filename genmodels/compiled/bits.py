@@ -15,8 +15,20 @@ _ACCUMULATED = 24  # digits of a sum over all sites
 
 @Loop
 def sweeps(
-    spins: Any, order: Any, starts: Any, degree: Any, ends: Any, signs: Any, steps: Any, unit: Any, betas:
-    Any, n_sweeps: Any, heat_bath: Any, random: Any, k0: Any, k1: Any
+    spins: Any,
+    order: Any,
+    starts: Any,
+    degree: Any,
+    ends: Any,
+    signs: Any,
+    steps: Any,
+    unit: Any,
+    betas: Any,
+    n_sweeps: Any,
+    heat_bath: Any,
+    random: Any,
+    k0: Any,
+    k1: Any,
 ) -> int:
     """Sweep in place, as `Multispin.sweeps` says; return the number of flips in the last sweep."""
     n_sites, n_words = len(order), spins.shape[1]
@@ -47,8 +59,26 @@ def sweeps(
                     d, n = degree[one[0]], uint64((first + p) * n_words + w0)
                     place_rows(rows, row_of, len(steps), w0, d)
                     tile(
-                        flat, n_words, one, 0, 1, w0, m, d, n_planes, ends, signs, heat_bath, row_of,
-                        rows, whole, bounds, k0, k1, n, work
+                        flat,
+                        n_words,
+                        one,
+                        0,
+                        1,
+                        w0,
+                        m,
+                        d,
+                        n_planes,
+                        ends,
+                        signs,
+                        heat_bath,
+                        row_of,
+                        rows,
+                        whole,
+                        bounds,
+                        k0,
+                        k1,
+                        n,
+                        work,
                     )
                     n_flips += _flips(work, m, real) if last else 0
                 continue
@@ -58,8 +88,26 @@ def sweeps(
                 for p in range(starts[g], starts[g + 1], together):
                     n, n_sites_here = uint64((first + p) * n_words + w0), min(together, starts[g + 1] - p)
                     tile(
-                        flat, n_words, order, p, n_sites_here, w0, m, d, n_planes, ends, signs,
-                        heat_bath, row_of, rows, whole, bounds, k0, k1, n, work
+                        flat,
+                        n_words,
+                        order,
+                        p,
+                        n_sites_here,
+                        w0,
+                        m,
+                        d,
+                        n_planes,
+                        ends,
+                        signs,
+                        heat_bath,
+                        row_of,
+                        rows,
+                        whole,
+                        bounds,
+                        k0,
+                        k1,
+                        n,
+                        work,
                     )
                     n_flips += _flips(work, m * uint64(n_sites_here), real) if last else 0
     return n_flips

@@ -66,8 +66,16 @@ class Dense(NamedTuple):
 
 @Loop
 def _sweeps(
-    spins: Any, J: Any, h: Any, base: Any, betas: Any, n_sweeps: Any, heat_bath: Any, random: Any, k0: Any,
-    k1: Any
+    spins: Any,
+    J: Any,
+    h: Any,
+    base: Any,
+    betas: Any,
+    n_sweeps: Any,
+    heat_bath: Any,
+    random: Any,
+    k0: Any,
+    k1: Any,
 ) -> int:
     n_replicas, n_sites = spins.shape
     places, n_flips = (n_sites + 2 * WORDS - 1) // (2 * WORDS), 0

@@ -45,8 +45,17 @@ def _add(p0: Any, p1: Any, p2: Any, x: Any, y: Any, z: Any) -> Any:
 
 @inlined
 def _count(
-    spins: Any, n_words: Any, ends: Any, signs: Any, d: Any, site: Any, w0: Any, m: Any, first: Any, work:
-    Any, n_planes: Any
+    spins: Any,
+    n_words: Any,
+    ends: Any,
+    signs: Any,
+    d: Any,
+    site: Any,
+    w0: Any,
+    m: Any,
+    first: Any,
+    work: Any,
+    n_planes: Any,
 ) -> None:
     """Count the unsatisfied of the first d units of a site in m words, into the slots from `first`."""
     me = uint64(site * n_words + w0)
@@ -87,8 +96,17 @@ def _count_word(spins: Any, ends: Any, signs: Any, d: Any, site: Any, s: Any, wo
 
 @inlined
 def unsatisfied_of(
-    flat: Any, n_words: Any, ends: Any, signs: Any, units: Any, first: Any, last: Any, w0: Any, m: Any, work:
-    Any, n_planes: Any
+    flat: Any,
+    n_words: Any,
+    ends: Any,
+    signs: Any,
+    units: Any,
+    first: Any,
+    last: Any,
+    w0: Any,
+    m: Any,
+    work: Any,
+    n_planes: Any,
 ) -> None:
     """Count the unsatisfied of the first units[i] units of the sites i, first … last − 1, m words each."""
     for i in range(n_planes * _T):
@@ -124,8 +142,17 @@ def _compare(below: Any, left: Any, u: Any, p: Any) -> Any:
 
 @inlined
 def _decide(
-    work: Any, m: Any, n_classes: Any, bounds: Any, r0: Any, r1: Any, r2: Any, r3: Any, k0: Any, k1: Any, n:
-    Any
+    work: Any,
+    m: Any,
+    n_classes: Any,
+    bounds: Any,
+    r0: Any,
+    r1: Any,
+    r2: Any,
+    r3: Any,
+    k0: Any,
+    k1: Any,
+    n: Any,
 ) -> None:
     """Decide by 10 digits where to flip, counts 0 … 3 having the thresholds at r0 … r3 and others none."""
     has1 = _ALL if n_classes > 1 else uint64(0)
@@ -186,8 +213,17 @@ def _decide_many(
 
 @inlined
 def _continue(
-    work: Any, m: Any, n_words: Any, w0: Any, d: Any, n_planes: Any, row_of: Any, whole: Any, k0: Any, k1:
-    Any, n: Any
+    work: Any,
+    m: Any,
+    n_words: Any,
+    w0: Any,
+    d: Any,
+    n_planes: Any,
+    row_of: Any,
+    whole: Any,
+    k0: Any,
+    k1: Any,
+    n: Any,
 ) -> None:
     """Decide where 10 digits were not enough, by 64 more of u."""
     for t in range(m):
@@ -207,9 +243,26 @@ def _continue(
 
 @inlined
 def tile(
-    flat: Any, n_words: Any, order: Any, p: Any, n_together: Any, w0: Any, m: Any, d: Any, n_planes: Any,
-    ends: Any, signs: Any, heat_bath: Any, row_of: Any, rows: Any, whole: Any, bounds: Any, k0: Any, k1: Any,
-    n: Any, work: Any
+    flat: Any,
+    n_words: Any,
+    order: Any,
+    p: Any,
+    n_together: Any,
+    w0: Any,
+    m: Any,
+    d: Any,
+    n_planes: Any,
+    ends: Any,
+    signs: Any,
+    heat_bath: Any,
+    row_of: Any,
+    rows: Any,
+    whole: Any,
+    bounds: Any,
+    k0: Any,
+    k1: Any,
+    n: Any,
+    work: Any,
 ) -> None:
     """Update m words of each of the sites order[p], …, which are of equal degree d and of one colour."""
     m_all = m * uint64(n_together)

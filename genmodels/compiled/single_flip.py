@@ -32,15 +32,17 @@ class Spins(NamedTuple):
 
 
 _known: "weakref.WeakKeyDictionary[Any, tuple[Couplings, Layout]]" = weakref.WeakKeyDictionary()
+_latest: list[tuple[Couplings, Layout]] = []  # at most one: a worker gets the same model with every task anew
 
 
 def layout(model: Any) -> Layout:
-    """Return the layout of a quadratic model, found once for given couplings."""
+    """Return the layout of a quadratic model, found once for given couplings, also in a copy of the model."""
     couplings: Couplings = model.couplings()
     known = _known.get(model)
     if known is None or not _equal(known[0], couplings):
-        known = _copy(couplings), layout_of(couplings)
-        _known[model] = known
+        same = next((each for each in _latest if _equal(each[0], couplings)), None)
+        known = same or (_copy(couplings), layout_of(couplings))
+        _latest[:], _known[model] = [known], known
     return known[1]
 
 
@@ -110,9 +112,7 @@ class SingleFlip(ABC):
         spins = plan.pack(x.detach().cpu().numpy())
         return Spins(spins, torch.from_numpy(plan.energy(spins, len(x))), type(plan))
 
-    def advance(
-        self, model: Any, state: Spins, beta: Tensor, n_sweeps: int, key: Key
-    ) -> tuple[Spins, Info]:
+    def advance(self, model: Any, state: Spins, beta: Tensor, n_sweeps: int, key: Key) -> tuple[Spins, Info]:
         """Advance every replica by `n_sweeps` sweeps; `state` is left untouched.
 
         `beta` is (replica,) or (sweep, replica). The acceptance is the share of flips in the last sweep.

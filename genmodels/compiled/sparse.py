@@ -72,8 +72,18 @@ class Sparse(NamedTuple):
 
 @partial(Loop, compile_=contracted)
 def _sweeps(
-    spins: Any, starts: Any, columns: Any, J: Any, h: Any, base: Any, betas: Any, n_sweeps: Any, heat_bath:
-    Any, random: Any, k0: Any, k1: Any
+    spins: Any,
+    starts: Any,
+    columns: Any,
+    J: Any,
+    h: Any,
+    base: Any,
+    betas: Any,
+    n_sweeps: Any,
+    heat_bath: Any,
+    random: Any,
+    k0: Any,
+    k1: Any,
 ) -> int:
     n_sites, n_replicas = spins.shape
     places, n_blocks = _BLOCK // (2 * WORDS), (n_replicas + _BLOCK - 1) // _BLOCK

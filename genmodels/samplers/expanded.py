@@ -136,10 +136,11 @@ def pooled(parts: Sequence[Measured], last: Measured) -> Measured:
         x_sum=torch.zeros_like(last.x_sum),
         n_updates=0,
     )
-    return functools.reduce(_then, parts, first)
+    return functools.reduce(joined, parts, first)
 
 
-def _then(one: Measured, other: Measured) -> Measured:
+def joined(one: Measured, other: Measured) -> Measured:
+    """Return what a shard saw in two segments, one after the other."""
     return Measured(
         torch.cat([one.energies, other.energies], 1),
         torch.cat([one.rung, other.rung], 1),

@@ -18,7 +18,6 @@ from genmodels.samplers.replica_exchange import ReplicaExchange
 from genmodels.samplers.shards import Report, representable, require_least, require_positive
 from genmodels.streams import Key
 
-_SEGMENT = 50  # steps a task
 _PILOT_ESS = 0.9  # share of its walkers that a step of the pilot leaves
 _SCHEDULES = ("adapted", "quadratic")
 
@@ -172,6 +171,7 @@ class _Run:
     ) -> None:
         self.settings, self.model, self.kernel = settings, model, kernel
         self.placement, self.report, self.there = placement, report, placement.put(model)
+        self.n_sites = model.n_sites
         self.met: list[Lowest] = []
         self.n_updates = 0
 
@@ -202,9 +202,15 @@ class _Run:
         n_steps = 0 if self.report.stopped else len(betas) - 1
         self.report.total += n_steps * len(started)
         small = (self.there, self.kernel, betas, self.settings.n_sweeps, key)
-        states, segments = [state for state, _ in started], shards.cut(0, n_steps, _SEGMENT)
+        a_step = len(first[0].work) * self.n_sites * self.settings.n_sweeps
+        segments = shards.cut(0, n_steps, shards.segment(n_steps, a_step))
         states, more = shards.run(
-            self.placement, work.advance, states, segments, *small, report=self.report
+            self.placement,
+            work.advance,
+            [state for state, _ in started],
+            segments,
+            *small,
+            report=self.report,
         )
         seen = [[one, *parts] for one, parts in zip(first, more, strict=True)]
         self.met += [part.best for parts in seen for part in parts]

@@ -42,8 +42,13 @@ def start(
 ) -> tuple[Ladders, None]:
     """Return ladders whose replicas are all drawn at β = 0."""
     particles = kernel.init(model, n_ladders * n_rungs, key.child("start").at(shard=shard))
+    return Ladders(particles, *places(n_ladders, n_rungs)), None
+
+
+def places(n_ladders: int, n_rungs: int) -> tuple[Tensor, Tensor]:
+    """Return which replica is on which rung, and where each comes from, at the start; as of `Ladders`."""
     replica = torch.arange(n_rungs).repeat(n_ladders, 1)
-    return Ladders(particles, replica, torch.zeros(n_ladders, n_rungs, dtype=torch.int8)), None
+    return replica, torch.zeros(n_ladders, n_rungs, dtype=torch.int8)
 
 
 def advance(
@@ -61,29 +66,80 @@ def advance(
     Raises:
         FloatingPointError: an energy is not finite.
     """
-    particles, replica, heading = state.particles, state.replica, state.heading.clone()
-    moves, swaps = key.child("move").at(shard=shard), key.child("swap").at(shard=shard)
-    n_ladders, n_rungs = replica.shape
-    first = torch.arange(n_ladders) * n_rungs
-    energies, trips = [], torch.zeros(n_ladders, dtype=torch.int64)
-    ways = torch.zeros(2, n_rungs, dtype=torch.int64)
-    best, x_sum, n_updates = lower(None, kernel, particles), torch.zeros(()), 0
+    particles, swaps = state.particles, Swaps(state.replica, state.heading, betas, key.at(shard=shard))
+    first = torch.arange(len(state.replica)) * len(betas)
+    best, n_updates = lower(None, kernel, particles), 0
     for i in range(*rounds):
-        beta = betas[replica.argsort(1)].flatten().float()
-        particles, info = kernel.advance(model, particles, beta, n_sweeps, moves.at(round=i))
-        n_updates += info.n_updates
-        require_finite(particles.energy, f"replica exchange, round {i + 1}")
-        best = lower(best, kernel, particles)
-        x_sum = x_sum + rows(kernel, particles, first + replica[:, -1]).double()
-        energies.append(particles.energy.double().view(n_ladders, n_rungs).gather(1, replica))
-        uniform = torch.from_numpy(swaps.at(round=i).numpy().random((n_ladders, n_rungs - 1)))
-        replica = swap(replica, betas, energies[-1], uniform, i % 2)
-        trips += turn(heading, replica)
-        way = heading.gather(1, replica)
-        ways += torch.stack([(way > 0).sum(0), (way < 0).sum(0)])
-    x = rows(kernel, particles, first + replica[:, -1])
-    seen = Measured(torch.stack(energies, 1), trips, x, x_sum, ways[0], ways[1], best, n_updates)
-    return Ladders(particles, replica, heading), seen
+        beta = swaps.beta.flatten()
+        particles, n_attempted = sweep(particles, shard, i, beta, model, kernel, n_sweeps, key)
+        best, n_updates = lower(best, kernel, particles), n_updates + n_attempted
+        x = rows(kernel, particles, first + swaps.replica[:, -1])
+        swaps.swap(i, particles.energy.double().view_as(state.replica), x)
+    x = rows(kernel, particles, first + swaps.replica[:, -1])
+    return Ladders(particles, swaps.replica, swaps.heading), swaps.measured(x, best, n_updates)
+
+
+def sweep(
+    particles: Any, shard: int, i: int, beta: Tensor, model: Any, kernel: Kernel[Any], n_sweeps: int, key: Key
+) -> tuple[Any, int]:
+    """Return replicas after the sweeps of round i, each at its β, and the updates attempted  # (replica,).
+
+    Raises:
+        FloatingPointError: an energy is not finite.
+    """
+    moves = key.child("move").at(shard=shard, round=i)
+    particles, info = kernel.advance(model, particles, beta, n_sweeps, moves)
+    require_finite(particles.energy, f"replica exchange, round {i + 1}")
+    return particles, info.n_updates
+
+
+class Swaps:
+    """The other half of the rounds of some ladders: the βs are swapped, by energies, and what is seen noted.
+
+    Attributes:
+        replica: Which is on the rung  # (ladder, rung)
+        heading: Where it comes from, as of `Ladders`  # (ladder, replica)
+    """
+
+    def __init__(self, replica: Tensor, heading: Tensor, betas: Tensor, key: Key) -> None:
+        """Start with nothing seen; `key` is the ladders', betas (rung,)."""
+        self.replica, self.heading, self._betas, self._key = (
+            replica,
+            heading.clone(),
+            betas,
+            key.child("swap"),
+        )
+        self._energies: list[Tensor] = []
+        self._trips = torch.zeros(len(replica), dtype=torch.int64)
+        self._ways = torch.zeros(2, len(betas), dtype=torch.int64)
+        self._x_sum = torch.zeros(())
+
+    @property
+    def beta(self) -> Tensor:
+        """Return the β of every replica  # (ladder, replica), float32."""
+        return self._betas[self.replica.argsort(1)].float()
+
+    def swap(self, i: int, energies: Tensor, x: Tensor) -> None:
+        """End round i, after whose sweeps the replicas have `energies`, and x is at the last β.
+
+        Args:
+            i: Which round.
+            energies: Nats at β = 1  # (ladder, replica), float64
+            x: Configurations  # (ladder, site)
+        """
+        n_ladders, n_rungs = self.replica.shape
+        self._x_sum = self._x_sum + x.double()
+        self._energies.append(energies.gather(1, self.replica))
+        uniform = torch.from_numpy(self._key.at(round=i).numpy().random((n_ladders, n_rungs - 1)))
+        self.replica = swap(self.replica, self._betas, self._energies[-1], uniform, i % 2)
+        self._trips += turn(self.heading, self.replica)
+        way = self.heading.gather(1, self.replica)
+        self._ways += torch.stack([(way > 0).sum(0), (way < 0).sum(0)])
+
+    def measured(self, x: Tensor, best: Lowest, n_updates: int) -> Measured:
+        """Return what was seen; x is at the last β now  # (ladder, site)."""
+        energies, (up, down) = torch.stack(self._energies, 1), self._ways
+        return Measured(energies, self._trips, x, self._x_sum, up, down, best, n_updates)
 
 
 def pooled(parts: Sequence[Measured], last: Measured) -> Measured:
@@ -96,10 +152,11 @@ def pooled(parts: Sequence[Measured], last: Measured) -> Measured:
         down=torch.zeros_like(last.down),
         n_updates=0,
     )
-    return functools.reduce(_then, parts, first)
+    return functools.reduce(joined, parts, first)
 
 
-def _then(one: Measured, other: Measured) -> Measured:
+def joined(one: Measured, other: Measured) -> Measured:
+    """Return what a shard saw in two segments, one after the other."""
     return Measured(
         torch.cat([one.energies, other.energies], 1),
         one.round_trips + other.round_trips,

@@ -8,12 +8,12 @@ from torch import Tensor
 from genmodels.protocols import Kernel, Placement
 from genmodels.samplers.lowest import Lowest, lower, lowest
 from genmodels.samplers.population import Population, effective_share, log_weights, start, step
-from genmodels.samplers.shards import Report, representable
+from genmodels.samplers.shards import Report, representable, segment
 from genmodels.streams import Key
 
 _HALVINGS = 40  # of the interval that holds the next β
 _SMALLEST = 1e-5  # step, in units of the whole way: a pilot ends
-_SEGMENT = 10  # temperatures a task
+_STEPS = 200  # that a pilot may be expected to take
 
 
 def steps(
@@ -74,7 +74,8 @@ def advance(
         FloatingPointError: an energy is not finite.
     """
     betas, best, n_updates = list(betas), lower(None, kernel, state.walkers), 0
-    last = len(betas) + _SEGMENT
+    n_walkers = len(state.walkers.energy)
+    last = len(betas) + segment(_STEPS, n_walkers * model.n_sites * n_sweeps)
     while betas[-1] < beta_max and len(betas) < last:
         energy = state.walkers.energy.double()
         longest = max(longest_step(energy, beta_max - betas[-1], ess), _SMALLEST * beta_max)

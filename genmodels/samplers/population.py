@@ -13,8 +13,6 @@ from genmodels.samplers.lowest import Lowest, lower, rows
 from genmodels.samplers.shards import Report, Segment, require_finite
 from genmodels.streams import Key
 
-_SEGMENT = 10  # temperatures a task
-
 
 class Population(NamedTuple):
     """The state of a shard: one population."""
@@ -48,6 +46,7 @@ class Held(NamedTuple):
 def run(
     n_populations: int,
     n_walkers: int,
+    segment: int,
     model: Any,
     kernel: Kernel[Any],
     betas: Tensor,
@@ -61,6 +60,7 @@ def run(
     Args:
         n_populations: Independent ones.
         n_walkers: Of each.
+        segment: Steps a task.
         model: A handle.
         kernel: What moves the walkers.
         betas: The steps, from 0 up  # (step,)
@@ -79,7 +79,7 @@ def run(
     started = [placement.submit(start, nothing, shard, *settings) for shard in range(n_populations)]
     first = [placement.fetch(measured) for _, measured in started]
     states = [state for state, _ in started]
-    segments = shards.cut(0, 0 if report.stopped else len(betas) - 1, _SEGMENT)
+    segments = shards.cut(0, 0 if report.stopped else len(betas) - 1, segment)
     small = (model, kernel, betas, n_sweeps, key)
     states, seen = shards.run(placement, advance, states, segments, *small, report=report)
     parts = [[one, *more] for one, more in zip(first, seen, strict=True)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from genmodels.errors import InputError
 from genmodels.paths import log_z_0
 from genmodels.protocols import Kernel, Placement
-from genmodels.samplers import pilot, population, resampling, spread
+from genmodels.samplers import pilot, population, resampling, shards, spread
 from genmodels.samplers.lowest import Lowest, lowest
 from genmodels.samplers.shards import Report, require_least, require_positive
 from genmodels.streams import Key
@@ -204,7 +204,8 @@ class PopulationAnnealing:
         report.total = (len(betas) - 1) * self.n_populations
         small = (there, kernel, betas, self.n_sweeps, key, placement, report)
         if self.walkers_per_shard is None:
-            ends, parts = population.run(self.n_populations, self.n_walkers, *small)
+            segment = shards.segment(len(betas) - 1, self.n_walkers * model.n_sites * self.n_sweeps)
+            ends, parts = population.run(self.n_populations, self.n_walkers, segment, *small)
         else:
             shares = resampling.fair(self.n_walkers, math.ceil(self.n_walkers / self.walkers_per_shard))
             ends, parts = spread.run(self.n_populations, shares, *small)

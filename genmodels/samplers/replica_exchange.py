@@ -12,12 +12,11 @@ from torch import Tensor
 from genmodels.errors import InputError
 from genmodels.paths import log_z_0
 from genmodels.protocols import Kernel, Placement
-from genmodels.samplers import ladder, shards, temperatures
+from genmodels.samplers import ladder, shards, split_ladder, temperatures
 from genmodels.samplers.lowest import Lowest, lowest
 from genmodels.samplers.shards import Report, require_least, require_positive
 from genmodels.streams import Key
 
-_SEGMENT = 50  # rounds a task: long beside the cost of sending it, short beside a run
 _STORED_ROUNDS = 250  # of the energies that `tensors` returns
 
 
@@ -109,6 +108,8 @@ class ReplicaExchange:
         burn_in: Rounds before them.
         sweeps_per_round: Sweeps of the kernel in a round.
         ladders_per_shard: Ladders that advance in one call; the random streams depend on it.
+        rungs_per_shard: Replicas of each that do, if systems are so large, or energies so slow, that a round
+            takes far longer than to send what it gives; None for all. The random streams depend on it.
         beta_max: The last β.
 
     Raises:
@@ -121,12 +122,13 @@ class ReplicaExchange:
     burn_in: int = 400
     sweeps_per_round: int = 2
     ladders_per_shard: int = 8
+    rungs_per_shard: int | None = None
     beta_max: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""
         least = {"n_ladders": 2, "n_rungs": 2, "n_rounds": 4, "burn_in": 16, "sweeps_per_round": 1}
-        require_least(self, "replica exchange", **least, ladders_per_shard=1)
+        require_least(self, "replica exchange", **least, ladders_per_shard=1, rungs_per_shard=1)
         require_positive(self, "replica exchange", "beta_max")
 
     def run(
@@ -144,8 +146,7 @@ class ReplicaExchange:
         run = _Run(self, model, kernel, key.child("replica_exchange"), placement, Report(progress))
         run.report.total += self.n_rounds * len(run.states)
         run.warm_up()
-        parts = run.advance(self.n_rounds, _SEGMENT)
-        seen = [ladder.pooled(*of) for of in zip(parts, run.last, strict=True)]
+        seen = [ladder.pooled(*of) for of in zip(run.advance(self.n_rounds), run.last, strict=True)]
         energies = torch.cat([part.energies for part in seen])
         ways = torch.stack([torch.stack([part.up, part.down]) for part in seen]).sum(0).double()
         best = lowest(run.met)
@@ -207,12 +208,17 @@ class _Run:
         report: Report,
     ) -> None:
         self.settings, self.key, self.placement, self.report = settings, key, placement, report
+        n_tasks, held = shards.N_TASKS, settings.rungs_per_shard
+        if held is not None:
+            self.placement, n_tasks = split_ladder.Groups(placement, held), split_ladder.N_TASKS
         self.model, self.kernel = placement.put(model), kernel
         self.betas = temperatures.spaced(settings.n_rungs, settings.beta_max)
         self.round, self.n_updates = 0, 0
         sizes = shards.sizes(settings.n_ladders, settings.ladders_per_shard)
+        a_round = sizes[0] * settings.n_rungs * settings.sweeps_per_round * model.n_sites
+        self.segment = shards.segment(settings.burn_in + settings.n_rounds, a_round, n_tasks)
         small, nothing = (self.model, kernel, settings.n_rungs, key), placement.put(None)
-        submit = functools.partial(placement.submit, ladder.start, nothing)
+        submit = functools.partial(self.placement.submit, ladder.start, nothing)
         self.states = [submit(shard, size, *small)[0] for shard, size in enumerate(sizes)]
         report.total += settings.burn_in * len(sizes)
         self.last: list[ladder.Measured] = []  # of each shard
@@ -222,25 +228,23 @@ class _Run:
         """Burn in, adapting the ladder; return the rejection rates on the last one  # (rung − 1,)."""
         burn_in, refused = self.settings.burn_in, torch.zeros(self.settings.n_rungs - 1)
         for end in (burn_in // 16, burn_in // 8, burn_in // 4, burn_in // 2, burn_in):
-            seen = self.advance(end - self.round, _SEGMENT)
+            seen = self.advance(end - self.round)
             if not self.report.stopped:
-                energies = [torch.cat([part.energies for part in parts], 1) for parts in seen]
-                refused = ladder.rejection(self.betas, torch.cat(energies))
+                refused = ladder.rejection(self.betas, torch.cat([part.energies for (part,) in seen]))
                 self.report.figures = {"swap_rate": 1.0 - float(refused.max())}
                 if end < burn_in:
                     self.betas = ladder.adapted(self.betas, refused)
         return refused
 
-    def advance(self, n_rounds: int, segment: int) -> list[list[ladder.Measured]]:
-        """Advance all shards; return what each saw in each segment of so many rounds  # (shard, segment)."""
+    def advance(self, n_rounds: int, apart: int = 0) -> list[list[ladder.Measured]]:
+        """Advance all shards; return what each saw, all in one or every `apart` rounds  # (shard, result)."""
         if self.report.stopped:
             return [[] for _ in self.states]
-        segments = shards.cut(self.round, self.round + n_rounds, segment)
+        segments = shards.cut(self.round, self.round + n_rounds, apart or self.segment)
         self.round += n_rounds
         small = (self.model, self.kernel, self.betas, self.settings.sweeps_per_round, self.key)
-        self.states, seen = shards.run(
-            self.placement, ladder.advance, self.states, segments, *small, report=self.report
-        )
+        run = functools.partial(shards.run, self.placement, ladder.advance, report=self.report)
+        self.states, seen = run(self.states, segments, *small, join=None if apart else ladder.joined)
         self.n_updates += sum(part.n_updates for parts in seen for part in parts)
         self.met += [part.best for parts in seen for part in parts]
         self.last = [parts[-1] for parts in seen]

@@ -10,6 +10,9 @@ from torch import Tensor
 from genmodels.errors import InputError
 from genmodels.protocols import Placement
 
+_UPDATES = 1e8  # attempted in a task: work for far longer than it takes to send it
+N_TASKS = 20  # of a shard in a run, at least: between them progress is told, and runs stop
+
 Segment = tuple[int, int]  # first, and last + 1, of the rounds or steps of one task
 
 
@@ -58,6 +61,7 @@ def run(
     segments: Sequence[Any],
     *small: Any,
     report: Callable[[Any, Any], bool | None] = lambda segment, seen: None,
+    join: Callable[[Any, Any], Any] | None = None,
 ) -> tuple[list[Any], list[list[Any]]]:
     """Take every shard through all segments: state, small result = fn(state, shard, segment, *small).
 
@@ -71,17 +75,22 @@ def run(
         segments: What distinguishes the calls of one shard, in order.
         *small: Further arguments or handles of them, the same for every call.
         report: Called with each segment of each shard, and its small result, when it is done.
+        join: Makes one small result of two successive ones, as soon as all shards have both: what grows
+            with the number of sites would else fill the memory of a long run.
 
     Returns:
-        Handles of the last states (shard,), and the small results (shard, segment).
+        Handles of the last states (shard,), and the small results (shard, segment), joined into one if asked.
     """
     states: list[dict[int, Any]] = [{0: handle} for handle in handles]  # by the number of segments done
     results: list[list[Any]] = [[] for _ in states]
     pending: dict[int, Any] = {}
-    stopped, least = False, 0
+    stopped, least, joined = False, 0, 0  # `joined`: segments in the first result, but for one
+
+    def n_done(shard: int) -> int:
+        return len(results[shard]) + joined
 
     def submit(shard: int) -> None:
-        done, kept = len(results[shard]), states[shard]
+        done, kept = n_done(shard), states[shard]
         if done < len(segments) and not stopped:
             kept[done + 1], pending[shard] = placement.submit(fn, kept[done], shard, segments[done], *small)
 
@@ -91,13 +100,29 @@ def run(
         shards = list(pending)
         shard = shards[next(iter(placement.wait([pending[i] for i in shards])))]
         results[shard].append(placement.fetch(pending.pop(shard)))
-        if report(segments[len(results[shard]) - 1], results[shard][-1]):
+        if report(segments[n_done(shard) - 1], results[shard][-1]):
             stopped = True
         submit(shard)
-        least = min(len(seen) for seen in results)
+        least = min(map(n_done, range(len(states))))
+        if join is not None and least - joined == 2:
+            results = [[join(*seen[:2]), *seen[2:]] for seen in results]
+            joined += 1
         # States that nobody can go back to make room.
         states = [{done: handle for done, handle in kept.items() if done >= least} for kept in states]
-    return [kept[least] for kept in states], [seen[:least] for seen in results]
+    return [kept[least] for kept in states], [seen[: least - joined] for seen in results]
+
+
+def segment(n_rounds: int, n_updates: float, n_tasks: int = N_TASKS) -> int:
+    """Return how many rounds make a task: some 10⁸ updates, but 1/n_tasks of the run at most.
+
+    A function of sizes alone, not of time nor of workers; and what is measured does not depend on it.
+
+    Args:
+        n_rounds: Of the run.
+        n_updates: That a shard attempts in a round.
+        n_tasks: That a shard goes through at least, if it has as many rounds.
+    """
+    return max(1, min(int(_UPDATES / n_updates), n_rounds // n_tasks))
 
 
 def cut(first: int, last: int, length: int) -> list[Segment]:
@@ -111,10 +136,11 @@ def sizes(n: int, most: int) -> list[int]:
 
 
 def require_least(settings: Any, what: str, **least: int) -> None:
-    """Raise InputError, in one line, if one of a sampler's settings is less than its least sensible value."""
+    """Raise InputError, in one line, if a setting that is given is less than its least sensible value."""
     for name, bound in least.items():
-        if getattr(settings, name) < bound:
-            raise InputError(f"{what}: {name} is {getattr(settings, name)}, give at least {bound}")
+        value = getattr(settings, name)
+        if value is not None and value < bound:
+            raise InputError(f"{what}: {name} is {value}, give at least {bound}")
 
 
 def require_positive(settings: Any, what: str, name: str) -> None:

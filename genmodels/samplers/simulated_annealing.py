@@ -24,7 +24,7 @@ from genmodels.samplers.shards import (
 )
 from genmodels.streams import Key
 
-_TASK = 2e8  # updates: a fraction of a second in a compiled loop
+_CALL = 2e8  # updates in a call of the kernel: a fraction of a second in a compiled loop
 _COLD = 2.0**60  # β of a descent: no flip that costs anything is accepted, and its square is still a float32
 _SCHEDULES = ("geometric", "linear")
 
@@ -36,7 +36,7 @@ class Cooled:
     Attributes:
         betas: Inverse temperatures, at each of which a replica spent `n_sweeps` sweeps  # (step,), float64
         energies: At the end, nats at β = 1  # (replica,), float64
-        lowest: The lowest that each replica met where it was looked at: ends of tasks  # (replica,), float64
+        lowest: The lowest that each replica met after calls of the kernel  # (replica,), float64
         x: Configurations at the end  # (replica, site)
         mean_energy: Over the replicas after the sweeps at each β, if asked for  # (step,), float64
         log_z_0: log Z at β = 0, nats.
@@ -140,10 +140,12 @@ class SimulatedAnnealing:
         sizes = shards.sizes(self.n_replicas, self.replicas_per_shard)
         submit = functools.partial(placement.submit, start, nothing)
         states = [submit(shard, size, there, kernel, key)[0] for shard, size in enumerate(sizes)]
-        segment = max(1, int(_TASK / (self.replicas_per_shard * model.n_sites * self.n_sweeps)))
-        segments = shards.cut(0, len(betas), segment)
+        a_beta = self.replicas_per_shard * model.n_sites * self.n_sweeps
+        a_call = 1 if self.record else max(1, int(_CALL / a_beta))  # the random streams depend on it
+        calls = shards.segment(math.ceil(len(betas) / a_call), a_call * a_beta)
+        segments = shards.cut(0, len(betas), calls * a_call)
         report = Report(progress, len(betas) * len(sizes))
-        small = (there, kernel, betas, self.n_sweeps, self.record, key)
+        small = (there, kernel, betas, self.n_sweeps, a_call, key)
         states, seen = shards.run(placement, cool, states, segments, *small, report=report)
         x = [placement.fetch(placement.submit(configurations, state, kernel)[1]) for state in states]
         last, every = [parts[-1] for parts in seen], [part for parts in seen for part in parts]
@@ -212,17 +214,17 @@ def cool(
     kernel: Kernel[Any],
     betas: Tensor,
     n_sweeps: int,
-    record: bool,
+    a_call: int,
     key: Key,
 ) -> tuple[Replicas, Measured]:
-    """Return the replicas after `n_sweeps` sweeps at each of betas[first] … betas[last − 1].
+    """Return the replicas after `n_sweeps` sweeps at each of betas[first] … betas[last − 1], `a_call` a call.
 
     Raises:
         FloatingPointError: an energy is not finite.
     """
     particles, low, sums, n_updates = state.particles, state.lowest, [], 0
     best = lower(None, kernel, particles)
-    for first, last in shards.cut(*steps, 1 if record else steps[1] - steps[0]):
+    for first, last in shards.cut(*steps, a_call):
         sweeps = betas[first:last].repeat_interleave(n_sweeps).float()
         schedule = sweeps[:, None].expand(-1, len(low))
         here = key.child("move").at(shard=shard, round=first)

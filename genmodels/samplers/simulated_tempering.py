@@ -15,7 +15,6 @@ from genmodels.samplers.lowest import lowest
 from genmodels.samplers.shards import Report, require_least, require_positive
 from genmodels.streams import Key
 
-_SEGMENT = 50  # rounds a task
 _STORED_ROUNDS = 1000  # that `tensors` returns
 
 
@@ -196,6 +195,10 @@ class _Run:
         self.g = expanded.integrated(self.betas, total / count)
         self.best = lowest([part.best for part in walked])
         self.round, self.n_updates = 0, sum(part.n_updates for part in walked)
+        a_round = (
+            min(settings.n_chains, settings.chains_per_shard) * model.n_sites * settings.sweeps_per_round
+        )
+        self.segment = shards.segment(settings.burn_in + settings.n_rounds, a_round)
         self.last: list[expanded.Measured] = []
         report.total = (settings.burn_in + settings.n_rounds) * len(self.states)
 
@@ -218,11 +221,17 @@ class _Run:
 
     def advance(self, n_rounds: int) -> list[expanded.Measured]:
         """Advance all shards; return what each saw  # (shard,)."""
-        segments = shards.cut(self.round, self.round + n_rounds * (not self.report.stopped), _SEGMENT)
+        segments = shards.cut(self.round, self.round + n_rounds * (not self.report.stopped), self.segment)
         self.round += n_rounds
         small = (self.model, self.kernel, self.betas, self.g, self.settings.sweeps_per_round, self.key)
         self.states, parts = shards.run(
-            self.placement, expanded.advance, self.states, segments, *small, report=self.report
+            self.placement,
+            expanded.advance,
+            self.states,
+            segments,
+            *small,
+            report=self.report,
+            join=expanded.joined,
         )
         if parts[0]:
             self.last = [each[-1] for each in parts]
