@@ -178,7 +178,7 @@ def ship(folder: Path, connection: Any = None) -> str:
                     case "model" if not _registered(client, run_id) and _is_still(
                         event["sha256"], Path(event["path"]) / "config.json"
                     ):
-                        _register(client, run_id, Path(event["path"]), event["name"])
+                        register(client, run_id, Path(event["path"]), event["name"])
                     case "end":
                         if event["error"]:
                             client.set_tag(run_id, "genmodels.error", event["error"][:500])
@@ -236,7 +236,7 @@ def _unspoken(package: str) -> Iterator[None]:
         warnings.showwarning = speak
 
 
-def _register(client: Any, run_id: str, folder: Path, name: str) -> None:
+def register(client: Any, run_id: str, folder: Path, name: str) -> None:
     """Log a model folder with the code that serves it, and register it under `name`."""
     import mlflow
     from mlflow.exceptions import MlflowException
