@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ import pytest
 import yaml
 from conftest import BIN, ROOT, Checkout
 from mlflow.tracking import MlflowClient
+from packaging.requirements import Requirement
+from test_house import LOCKS, canonical, pins, unpinned
 from test_spin_glass import INSTANCES, PARAMS, STAGES, repro
 from test_spin_glass import SMALL as SMALL_GLASS
 
@@ -94,6 +97,17 @@ def test_services_listen_on_loopback_and_hold_no_password() -> None:
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         for name, value in service["environment"].items():
             assert re.fullmatch(r"\$\{\w+:\?\}", value) or not re.search("PASS|KEY", name)
+
+
+def test_the_lock_is_pinned_adds_to_the_others_and_satisfies_the_extras() -> None:
+    lock = "requirements-cluster.lock"
+    own, others = pins(lock), pins(LOCKS[0]) | pins(LOCKS[1])
+    assert unpinned((ROOT / lock).read_text()) == []
+    assert own.keys().isdisjoint(others)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for text in extras["cluster"] + extras["cluster-dev"]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains((own | others)[canonical(requirement.name)]), text
 
 
 # --- what they start ---

@@ -8,6 +8,7 @@ import secrets
 import shlex
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -41,7 +42,7 @@ class Dashboard:
             self._client = _client(url.geturl(), certificates)
 
     @contextlib.contextmanager
-    def _one_line(self) -> Any:
+    def _one_line(self) -> Iterator[None]:
         from ray.exceptions import RayError
 
         try:
