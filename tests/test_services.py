@@ -21,7 +21,8 @@ from conftest import BIN, ROOT, Checkout
 from mlflow.tracking import MlflowClient
 from packaging.requirements import Requirement
 from test_house import LOCKS, canonical, pins, unpinned
-from test_spin_glass import INSTANCES, PARAMS, STAGES, repro
+from test_spin_glass import DVC_YAML as GLASS
+from test_spin_glass import INSTANCES, PARAMS, STAGES
 from test_spin_glass import SMALL as SMALL_GLASS
 
 FOLDER = ROOT / "pipelines/cluster"
@@ -221,6 +222,10 @@ def keys(address: str, prefix: str) -> list[str]:
     return [entry["Key"] for entry in listed.get("Contents", [])]
 
 
+def repro(one: Checkout, there: dict[str, str]) -> list[str]:
+    return [name.split(":")[-1] for name in one.repro("--pull", GLASS, **there)]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_runs_and_results_meet_in_one_place(checkout: Callable[..., Checkout], running: Services) -> None:
@@ -233,7 +238,7 @@ def test_runs_and_results_meet_in_one_place(checkout: Callable[..., Checkout], r
     laptop = pod.copy("another")
     there = {"GENMODELS_WORKERS": "0", "MLFLOW_TRACKING_URI": running.mlflow} | KEYS
 
-    assert sorted(repro(pod, **there)) == sorted([*STAGES, "track"])
+    assert sorted(repro(pod, there)) == sorted([*STAGES, "track"])
     pod.run("dvc", "push", "--run-cache", **there)
     assert keys(running.s3, "dvc/files/md5/")
     client = MlflowClient(running.mlflow)
@@ -245,8 +250,7 @@ def test_runs_and_results_meet_in_one_place(checkout: Callable[..., Checkout], r
     assert "overview.png" in [entry.path for entry in client.list_artifacts(parent.info.run_id)]
     assert any(name.endswith("overview.png") for name in keys(running.s3, "mlflow/"))
 
-    laptop.run("dvc", "pull", "--run-cache", "--allow-missing", **there)
-    assert repro(laptop, **there) == ["track"]
+    assert repro(laptop, there) == ["track"]
     lock = Path(PARAMS).with_name("dvc.lock")
     stages = [yaml.safe_load((one.folder / lock).read_text())["stages"] for one in (pod, laptop)]
     assert stages[0] == stages[1]
