@@ -252,6 +252,20 @@ def runs(checkout: Checkout) -> list[Any]:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_model_comes_back_registered(laptop: Checkout, two_nodes: Cluster) -> None:
+    """Of a part of the pipeline, too, whose last stage does not run."""
+    done = send(laptop, two_nodes, "dvc", "repro", "fit_baselines@independent")
+    assert done.returncode == 0, done.stdout + done.stderr
+    client = MlflowClient(f"sqlite:///{laptop.folder / 'mlflow.db'}")
+    (version,) = client.search_model_versions("name = 'independent'")
+    run = client.get_run(version.run_id)
+    assert (run.data.tags["dvc.stage"], run.info.status) == ("fit_baselines@independent", "FINISHED")
+    assert client.get_run(run.data.tags["mlflow.parentRunId"]).info.status == "FINISHED"
+    assert (laptop.folder / "out/main/fit_baselines/independent/model.safetensors").exists()
+
+
 PROBE = """
 import sys, time
 import ray

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from pipelines import tracking
 from pipelines.cluster import history, parcel
 
 
@@ -26,6 +27,15 @@ def without_git() -> None:
     config.write_text("[core]\n    no_scm = true\n")
 
 
+def ship() -> None:
+    """Bring to MLflow what stages have left for a later one: here none will come."""
+    try:
+        if tracking.left_behind():
+            tracking.replay(tracking.connect())
+    except Exception as error:  # the outer edge of tracking: the results are worth more
+        print(f"genmodels: tracking: {str(error).splitlines()[:1]}", file=sys.stderr)
+
+
 def main() -> int:
     """Run the command, send back what it wrote, and return its exit status."""
     given = arguments()
@@ -35,6 +45,7 @@ def main() -> int:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     done = subprocess.run(given.command, env=os.environ | {"PATH": path}, check=False)
     changed = [name for name, found in parcel.state(given.bring).items() if before.get(name) != found]
+    ship()
     if Path("mlflow.db").exists():
         changed += history.export(Path(parcel.RUNS))
     with tempfile.TemporaryDirectory() as folder:
