@@ -20,7 +20,7 @@ export OMP_WAIT_POLICY := PASSIVE
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro ui test test-slow lint lock clean
+.PHONY: help setup repro cluster ui test test-slow lint lock clean
 .DELETE_ON_ERROR:
 
 help: ## list what can be made
@@ -55,6 +55,9 @@ repro: setup ## run what has changed of the pipeline, then print the table
 		'Change one number:     edit params.yaml and run make repro again: only what depends on it runs,' \
 		'                       or . .venv/bin/activate && dvc exp run -S train.vae.latent=8'
 
+cluster: setup ## install what pipelines/cluster needs too
+	$(BIN)/python -m pip install --quiet -r requirements.lock -r requirements-cluster.lock
+
 ui: setup ## open the tracked runs in MLflow, on loopback
 	$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db
 
@@ -84,6 +87,10 @@ lock: ## write the lock files anew, with the newest releases that fit together
 	{ echo '# What genmodels runs on: $(PINNED_BY)'; cat .scratch/lock/runtime; } > requirements.lock
 	{ echo '# What tests and lint need besides requirements.lock: $(PINNED_BY)'; \
 		grep -vxFf .scratch/lock/runtime .scratch/lock/all; } > requirements-dev.lock
+	.scratch/lock/bin/python -m pip install --quiet -e '.[dev,cluster,cluster-dev]'
+	.scratch/lock/bin/python -m pip freeze --all --exclude pip --exclude-editable | $(PIN) > .scratch/lock/more
+	{ echo '# What pipelines/cluster and its tests need besides requirements.lock: $(PINNED_BY)'; \
+		grep -vxFf .scratch/lock/all .scratch/lock/more; } > requirements-cluster.lock
 	rm -rf .scratch/lock
 
 clean: ## remove caches and build files; .venv, results and checkpoints stay

@@ -43,6 +43,8 @@ def connect() -> Any:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with execution.locked(spools() / "database.lock"):
+        if not runs.server() and not runs.database().exists():
+            _set_up(runs.database())
         client = MlflowClient(runs.uri())
         experiment = client.get_experiment_by_name(runs.EXPERIMENT)
         if experiment is not None:
@@ -50,6 +52,17 @@ def connect() -> Any:
         artifacts = (runs.root() / "mlartifacts").as_uri() if runs.uri().startswith("sqlite:") else None
         tags = {"mlflow.experimentKind": "custom_model_development"}
         return client, client.create_experiment(runs.EXPERIMENT, artifact_location=artifacts, tags=tags)
+
+
+def _set_up(database: Path) -> None:
+    """Make a database that is whole from the start: MLflow refuses one whose migration was cut short."""
+    from mlflow.tracking import MlflowClient
+
+    new = database.with_name(f"{database.name}.new")
+    for left in database.parent.glob(f"{new.name}*"):
+        left.unlink()
+    MlflowClient(f"sqlite:///{new}")  # migrates, for many seconds on a busy machine
+    new.replace(database)
 
 
 class Run:
@@ -178,7 +191,7 @@ def ship(folder: Path, connection: Any = None) -> str:
                     case "model" if not _registered(client, run_id) and _is_still(
                         event["sha256"], Path(event["path"]) / "config.json"
                     ):
-                        _register(client, run_id, Path(event["path"]), event["name"])
+                        register(client, run_id, Path(event["path"]), event["name"])
                     case "end":
                         if event["error"]:
                             client.set_tag(run_id, "genmodels.error", event["error"][:500])
@@ -236,7 +249,7 @@ def _unspoken(package: str) -> Iterator[None]:
         warnings.showwarning = speak
 
 
-def _register(client: Any, run_id: str, folder: Path, name: str) -> None:
+def register(client: Any, run_id: str, folder: Path, name: str) -> None:
     """Log a model folder with the code that serves it, and register it under `name`."""
     import mlflow
     from mlflow.exceptions import MlflowException

@@ -138,6 +138,15 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_database_that_was_cut_short_is_made_anew(store: Path) -> None:
+    for name in ("mlflow.db.new", "mlflow.db.new-journal"):
+        (store / name).write_text("half of one")
+    client, experiment = tracking.connect()
+    run = client.create_run(experiment)
+    assert connected(store).get_run(run.info.run_id).info.status == "RUNNING"
+    assert [path.name for path in store.glob("mlflow.db*")] == ["mlflow.db"]
+
+
 def gone() -> Execution:
     """Return the execution of a process that ended."""
     process = psutil.Popen(["sleep", "30"])
