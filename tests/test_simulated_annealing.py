@@ -111,7 +111,7 @@ def test_many_temperatures_go_in_one_call_unless_recorded(monkeypatch: pytest.Mo
     assert torch.equal(calls[0], result.betas.repeat_interleave(2).float()[:, None].expand(-1, 200))
     assert result.n_updates == 200 * 80 * 10
     calls.clear()
-    monkeypatch.setattr(simulated_annealing, "_TASK", 200 * 10 * 2 * 16)
+    monkeypatch.setattr(simulated_annealing, "_CALL", 200 * 10 * 2 * 16)
     run(one, MODELS["rbm"], Watched())
     assert [len(beta) for beta in calls] == [32, 32, 16]
     calls.clear()
