@@ -229,7 +229,7 @@ def repro(one: Checkout, there: dict[str, str]) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_runs_and_results_meet_in_one_place(checkout: Callable[..., Checkout], running: Services) -> None:
-    """Small results and dvc.lock go through git, the others through DVC: what one computed, nobody repeats."""
+    """Small results and dvc.lock go through git, the others through DVC, and nothing is run again."""
     pod = checkout("pod")
     pod.change(SMALL, PARAMS)
     pod.run("dvc", "remote", "add", "--default", "store", "s3://bucket/dvc")
