@@ -19,6 +19,10 @@ import yaml
 torch.set_num_threads(1)
 # Shells start what is in the background without Ctrl-C, and processes hand that on: here it is tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Ray reads once in a process whether it asks for tokens: before any test, as a placement would have it.
+with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("RAY_AUTH_MODE", "token")
+    import ray  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
