@@ -19,9 +19,12 @@ import yaml
 torch.set_num_threads(1)
 # Shells start what is in the background without Ctrl-C, and processes hand that on: here it is tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# Ray reads once in a process whether it asks for tokens: before any test, as a placement would have it.
+# Ray reads its settings once in a process: before any test that imports it, those of a local placement.
 with pytest.MonkeyPatch.context() as patch:
     patch.setenv("RAY_AUTH_MODE", "token")
+    patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    patch.setenv("RAY_DEDUP_LOGS", "1")
+    patch.setenv("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     import ray  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
