@@ -20,6 +20,7 @@ from genmodels.errors import InputError
 
 OBJECT_STORE_BYTES = 256 * 2**20  # more is spilled to disk; a smaller /dev/shm makes Ray use the disk at once
 MAX_RETRIES = 3  # of a shard whose worker died
+_REMEMBERED = 10_000  # results not yet fetched whose shard is known: some never are
 _ROOT = Path(__file__).resolve().parents[2]  # where this checkout of genmodels is imported from
 _LONGEST = 40  # characters of a folder whose sockets still fit into the 107 that Unix allows
 # Else Ray tells of a lost worker on the standard output, which belongs to the command's result.
@@ -118,6 +119,8 @@ class RayPlacement:
         what = fn.__module__.rsplit(".", 1)[-1].replace("_", " ")
         shard = f"{what}, shard {small[0]}" if small and type(small[0]) is int else what
         self._shards[result.hex()] = shard, tries
+        if len(self._shards) > _REMEMBERED:
+            del self._shards[next(iter(self._shards))]
         return state, result
 
     def wait(self, handles: Sequence[Any]) -> Iterator[int]:
