@@ -99,7 +99,7 @@ def digest(place, fn=advance, n_shards=3, n_rounds=2):
     results = {}
     while min(rounds) < n_rounds:
         active = [s for s in range(n_shards) if rounds[s] < n_rounds]
-        shard = active[next(iter(place.wait([handles[s][1] for s in active])))]
+        shard = active[place.wait([handles[s][1] for s in active])[0]]
         results[shard, rounds[shard]] = place.fetch(handles[shard][1])
         rounds[shard] += 1
         if rounds[shard] < n_rounds:
@@ -324,7 +324,8 @@ def test_in_process_shards_have_one_thread_and_the_caller_keeps_its_own():
         with pytest.raises(FloatingPointError, match="^3 energies are not finite$"):
             place.submit(overflow, 1)
         assert torch.get_num_threads() == 3
-        assert list(place.wait("abc")) == [0, 1, 2]
+        assert place.wait("abc") == [0, 1, 2]
+        assert place.wait([]) == []
     finally:
         torch.set_num_threads(before)
 
@@ -354,11 +355,11 @@ def test_shards_on_threads_have_one_thread_each_and_the_caller_keeps_its_own():
 
 def test_threads_work_at_the_same_time_and_tell_who_is_done_first(tmp_path):
     place, path = LocalPlacement(2), tmp_path / "go"
-    late = place.submit(await_file, 1, path)
-    order = place.wait([late[1], place.submit(threads, 2)[1], "a value"])
-    assert [next(order), next(order)] == [2, 1]
+    late, soon = place.submit(await_file, 1, path), place.submit(threads, 2)
+    assert place.wait([late[1], soon[1]]) == [1]
+    assert 1 in place.wait([late[1], "a value"])
     path.touch()
-    assert list(order) == [0]
+    assert place.wait([late[1]]) == [0]
     assert [place.fetch(handle) for handle in late] == [1, "awaited"]
     assert place.fetch("a value") == "a value"
     place.close()
@@ -369,7 +370,8 @@ def test_an_error_on_a_thread_surfaces_as_itself_also_from_what_depends_on_it(fn
     place = LocalPlacement(2)
     state, result = place.submit(fn, 1)
     later, _ = place.submit(threads, state)
-    assert sorted(place.wait([state, result, later])) == [0, 1, 2]
+    for handle in (state, result, later):
+        assert place.wait([handle]) == [0]
     for handle in (state, result, later):
         with pytest.raises(error, match="energies are not finite|add one"):
             place.fetch(handle)
@@ -439,14 +441,33 @@ def test_workers_listen_on_loopback_only(two):
     assert set(found) <= LOOPBACK
 
 
-def test_wait_yields_in_the_order_of_completion(two, tmp_path):
+def test_wait_tells_who_is_done_first(two, tmp_path):
     path = tmp_path / "go"
     handles = [two.submit(await_file, 1, path)[1], two.submit(threads, 2)[1]]
-    order = two.wait(handles)
-    assert next(order) == 1
+    assert two.wait(handles) == [1]
     path.touch()
-    assert list(order) == [0]
+    assert two.wait(handles[:1]) == [0]
+    assert sorted(two.wait(handles)) == [0, 1]
+    assert two.wait([]) == []
     assert [two.fetch(handle) for handle in handles] == ["awaited", 1]
+
+
+def test_a_task_for_which_there_is_no_room_is_held_back(two, tmp_path, monkeypatch):
+    monkeypatch.setattr(two, "room", 4)
+    path, handles = tmp_path / "go", []
+
+    def submit():
+        for _ in range(6):
+            handles.append(two.submit(await_file, 1, path)[1])
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    thread.join(2)
+    assert thread.is_alive()
+    assert len(handles) == 4
+    path.touch()
+    thread.join(60)
+    assert [two.fetch(handle) for handle in handles] == ["awaited"] * 6
 
 
 @pytest.mark.parametrize(
@@ -459,7 +480,8 @@ def test_wait_yields_in_the_order_of_completion(two, tmp_path):
 def test_an_error_in_a_shard_surfaces_as_itself_also_from_what_depends_on_it(two, fn, error):
     state, result = two.submit(fn, 1)
     later, _ = two.submit(threads, state)
-    assert sorted(two.wait([state, result, later])) == [0, 1, 2]
+    for handle in (state, result, later):
+        assert two.wait([handle]) == [0]
     for handle in (state, result, later):
         with pytest.raises(type(error)) as raised:
             two.fetch(handle)

@@ -20,6 +20,7 @@ from genmodels.errors import InputError
 
 OBJECT_STORE_BYTES = 256 * 2**20  # more is spilled to disk; a smaller /dev/shm makes Ray use the disk at once
 MAX_RETRIES = 3  # of a shard whose worker died
+_LEAST_ROOM = 64  # tasks; a cluster that grows on demand sees from them that there is work
 _REMEMBERED = 10_000  # results not yet fetched whose shard is known: some never are
 _ROOT = Path(__file__).resolve().parents[2]  # where this checkout of genmodels is imported from
 _LONGEST = 40  # characters of a folder whose sockets still fit into the 107 that Unix allows
@@ -51,7 +52,9 @@ class RayPlacement:
         import ray
 
         self.n_workers, self.n_failures = n_workers, 0
+        self.room = max(_LEAST_ROOM, 4 * n_workers)
         self._closing = closing
+        self._running: set[Any] = set()  # results of tasks that may be under way still
         self._shards: dict[str, tuple[str, Any]] = {}  # of results on their way: whose, and after what tries
         self._run = ray.remote(num_cpus=1, num_returns=3, max_retries=MAX_RETRIES)(_run)
 
@@ -114,24 +117,37 @@ class RayPlacement:
         return ray.put(state)
 
     def submit(self, fn: Callable[..., tuple[Any, Any]], handle: Any, *small: Any) -> tuple[Any, Any]:
-        """Start fn(state of handle, *small) on a free worker; what it raises, `fetch` raises."""
+        """Start fn(state of handle, *small) on a free worker; what it raises, `fetch` raises.
+
+        Where there is no room left this waits until a quarter of the tasks under way is done.
+        """
+        if len(self._running) >= self.room:
+            self._await(self.room // 4)
         state, result, tries = self._run.remote(fn, handle, *small)
         what = fn.__module__.rsplit(".", 1)[-1].replace("_", " ")
         shard = f"{what}, shard {small[0]}" if small and type(small[0]) is int else what
+        self._running.add(result)
         self._shards[result.hex()] = shard, tries
         if len(self._shards) > _REMEMBERED:
             del self._shards[next(iter(self._shards))]
         return state, result
 
-    def wait(self, handles: Sequence[Any]) -> Iterator[int]:
-        """Yield the indices of `handles` as they complete or fail."""
+    def _await(self, n: int) -> None:
         import ray
 
+        _, running = ray.wait(list(self._running), num_returns=n, fetch_local=False)
+        self._running = set(running)
+
+    def wait(self, handles: Sequence[Any]) -> list[int]:
+        """Return the indices of the handles that are complete or failed, at least one if there are any."""
+        import ray
+
+        if not handles:
+            return []
         index = {handle: i for i, handle in enumerate(handles)}
-        pending = list(handles)
-        while pending:
-            done, pending = ray.wait(pending, fetch_local=False)
-            yield from (index[handle] for handle in done)
+        ray.wait(list(index), fetch_local=False)
+        done, _ = ray.wait(list(index), num_returns=len(index), timeout=0, fetch_local=False)
+        return [index[handle] for handle in done]
 
     def fetch(self, handle: Any) -> Any:
         """Return the value behind `handle`.
@@ -143,6 +159,7 @@ class RayPlacement:
         import ray
         from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
+        self._running.discard(handle)
         shard, tries = self._shards.pop(handle.hex(), ("a shard", None))
         try:
             value, n_lost = ray.get([handle, tries]) if tries else (ray.get(handle), 0)
