@@ -301,6 +301,11 @@ class Placement(Protocol):
         ...
 
     @property
+    def gpus(self) -> float:
+        """Share of a GPU that each task has, 0 for none."""
+        ...
+
+    @property
     def room(self) -> int:
         """Number of tasks that may be under way at once: enough for all workers to be busy, and no more."""
         ...

@@ -233,10 +233,12 @@ def opened(monkeypatch):
         def close(self):
             calls.append("closed")
 
-    monkeypatch.setattr(RayPlacement, "local", lambda n: calls.append(("local", n)) or Recorded())
-    monkeypatch.setattr(
-        RayPlacement, "connect", lambda address: calls.append(("connect", address)) or Recorded()
-    )
+    def record(name):
+        return lambda where, gpus: calls.append((name, where) + ((gpus,) if gpus else ())) or Recorded()
+
+    monkeypatch.setattr(RayPlacement, "local", record("local"))
+    monkeypatch.setattr(RayPlacement, "connect", record("connect"))
+    monkeypatch.delenv("GENMODELS_GPUS", raising=False)
     monkeypatch.delenv("GENMODELS_WORKERS", raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return calls
@@ -271,6 +273,17 @@ def test_the_argument_wins_over_the_environment_over_the_default(
         assert opened == expected
         assert (type(place) is LocalPlacement) == (not expected)
     assert opened == expected + ["closed"] * len(expected)
+
+
+@pytest.mark.parametrize(("share", "expected"), [("", ()), ("0", ()), ("0.25", (0.25,)), ("2", (2.0,))])
+def test_tasks_on_ray_have_the_share_of_a_gpu_that_is_asked_for(opened, monkeypatch, share, expected):
+    monkeypatch.setenv("GENMODELS_GPUS", share)
+    with placement(3), placement(0):
+        monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    with placement():
+        pass
+    assert opened[0] == ("local", 3, *expected)
+    assert ("connect", "head:6379", *expected) in opened
 
 
 def test_this_process_works_on_the_threads_asked_for_and_on_all_its_cores_by_default(opened):

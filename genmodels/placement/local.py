@@ -24,6 +24,7 @@ class LocalPlacement:
 
     n_workers = 0
     n_failures = 0
+    gpus = 0.0
 
     def __init__(self, n_threads: int = 1) -> None:
         """Work on so many threads."""

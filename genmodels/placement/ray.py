@@ -47,23 +47,26 @@ class RayPlacement:
     process, opened from a thread that lives as long as it does (Linux ends a child with its thread).
     """
 
-    def __init__(self, n_workers: int, closing: contextlib.ExitStack) -> None:
+    def __init__(self, n_workers: int, gpus: float, closing: contextlib.ExitStack) -> None:
         """Wrap the Ray that `local` or `connect` has opened; `closing` ends it."""
         import ray
 
-        self.n_workers, self.n_failures = n_workers, 0
+        self.n_workers, self.gpus, self.n_failures = n_workers, gpus, 0
         self.room = max(_LEAST_ROOM, 4 * n_workers)
         self._closing = closing
         self._running: set[Any] = set()  # results of tasks that may be under way still
         self._shards: dict[str, tuple[str, Any]] = {}  # of results on their way: whose, and after what tries
-        self._run = ray.remote(num_cpus=1, num_returns=3, max_retries=MAX_RETRIES)(_run)
+        self._run = ray.remote(num_cpus=1, num_gpus=gpus, num_returns=3, max_retries=MAX_RETRIES)(_run)
 
     @classmethod
-    def local(cls, n_workers: int) -> "RayPlacement":
+    def local(cls, n_workers: int, gpus: float = 0.0) -> "RayPlacement":
         """Start a Ray of our own with `n_workers` workers; `close` leaves nothing of it behind.
 
         It listens on loopback only, asks for a token that only its own processes know, and writes to a
-        folder of its own under the system's temporary one.
+        folder of its own under the system's temporary one. Each task has `gpus` of a GPU.
+
+        Raises:
+            InputError: tasks are to have GPUs, and there is none.
         """
         with contextlib.ExitStack() as closing:
             folder = closing.enter_context(_temporary_folder())
@@ -82,33 +85,35 @@ class RayPlacement:
                 environment,
                 address="local",
                 num_cpus=n_workers,
-                num_gpus=0,
+                num_gpus=None if gpus else 0,
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=folder,
                 _node_ip_address="127.0.0.1",
             )
-            return cls(n_workers, closing.pop_all())
+            _require(gpus)
+            return cls(n_workers, gpus, closing.pop_all())
 
     @classmethod
-    def connect(cls, address: str) -> "RayPlacement":
+    def connect(cls, address: str, gpus: float = 0.0) -> "RayPlacement":
         """Join the cluster at `address`, with one worker for each of its CPUs; `close` only leaves it.
 
         Raises:
-            InputError: no cluster answers at `address`.
+            InputError: no cluster answers at `address`; or tasks are to have GPUs, and it has none.
         """
-        try:
-            _knock(address)
-            with contextlib.ExitStack() as closing:
-                closing.callback(_stop)
+        with contextlib.ExitStack() as closing:
+            closing.callback(_stop)
+            try:
+                _knock(address)
                 _start({}, address=address)
-                return cls(_cpus(), closing.pop_all())
-        except (OSError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0].rstrip(".")
-            raise InputError(
-                f"RAY_ADDRESS is '{address}': no Ray cluster could be joined there ({reason}); "
-                "start one, or set GENMODELS_WORKERS to work on this machine"
-            ) from error
+            except (OSError, RuntimeError, ValueError) as error:
+                reason = str(error).strip().split("\n")[0].rstrip(".")
+                raise InputError(
+                    f"RAY_ADDRESS is '{address}': no Ray cluster could be joined there ({reason}); "
+                    "start one, or set GENMODELS_WORKERS to work on this machine"
+                ) from error
+            _require(gpus)
+            return cls(_cpus(), gpus, closing.pop_all())
 
     def put(self, state: Any) -> Any:
         """Return a reference to `state` in the object store."""
@@ -219,6 +224,13 @@ def _cpus() -> int:
 
     # A cluster that grows on demand may have none yet.
     return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+
+
+def _require(gpus: float) -> None:
+    import ray
+
+    if gpus and not ray.cluster_resources().get("GPU"):  # type: ignore[no-untyped-call]
+        raise InputError(f"GENMODELS_GPUS is {gpus:g}, but Ray finds no GPU: add one, or leave it out")
 
 
 def _stop() -> None:

@@ -60,7 +60,8 @@ class Resumable:
         Raises:
             InputError: what is in `location` belongs to another run, or it cannot be written to.
         """
-        self.inner, self.n_workers, self._every, self._run = inner, inner.n_workers, every, run
+        self.inner, self.n_workers, self.gpus = inner, inner.n_workers, inner.gpus
+        self._every, self._run = every, run
         self._store = Store(location)
         self._alike: dict[str, int] = {}  # tasks that take what no task has made
         self._done: dict[str, Any] = {}  # results of an earlier run, by the task's name

@@ -26,7 +26,7 @@ class Groups:
 
     def __init__(self, placement: Placement, n_rungs: int, per_part: int) -> None:
         """Wrap `placement`, for ladders of so many rungs, with so many of their replicas in a part."""
-        self.inner, self.n_workers = placement, placement.n_workers
+        self.inner, self.n_workers, self.gpus = placement, placement.n_workers, placement.gpus
         self.sizes = shards.sizes(n_rungs, per_part)  # (part,)
 
     @property
