@@ -37,7 +37,7 @@ from genmodels.streams import Key
 KEY = Key(2026, "scaling")
 FILE = Path("docs/benchmarks/scaling.json")
 JOBS: dict[str, tuple[int, Any]] = {  # the side of a cubic lattice, and what works on it
-    "replica exchange": (12, ReplicaExchange(64, 32, n_rounds=900, burn_in=100, sweeps_per_round=20)),
+    "replica exchange": (12, ReplicaExchange(64, 32, n_rounds=1400, burn_in=100, sweeps_per_round=20)),
     "population annealing": (12, PopulationAnnealing(16, 2000, n_sweeps=10)),
     "replica exchange, ladders split": (
         40,

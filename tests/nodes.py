@@ -14,9 +14,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-from conftest import BIN
+from conftest import BIN, ROOT
 
 OPTIONS = ["--block", "--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats"]
+
+
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
+# Sooner than the half a minute of Ray's own, and later than a busy machine takes to answer.
+_MISSED_SOON = {
+    "RAY_health_check_initial_delay_ms": "500",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "8",
+}
 
 
 class Cluster(NamedTuple):
@@ -119,3 +129,40 @@ def cluster(token: str) -> Iterator[Cluster]:
             yield Cluster(address, token, (ours, network[2]) if network else (ours,))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class Three(NamedTuple):
+    """A cluster of three nodes."""
+
+    address: str
+    nodes: list[psutil.Popen]  # the head first
+    environment: dict[str, str]  # of who joins it
+
+
+@contextlib.contextmanager
+def three_nodes(n_gpus: int = 0) -> Iterator[Three]:
+    """Yield three nodes on this machine, each with a CPU and GPUs by name only."""
+    paths = {"PYTHONPATH": f"{ROOT}:{ROOT}/tests", "OMP_NUM_THREADS": "1"}
+    environment = dict(os.environ) | _MISSED_SOON | TOKEN | paths
+    folder, (port,) = tempfile.mkdtemp(prefix="gm-", dir="/tmp"), ports(1)
+    head, more = ["--head", f"--port={port}", "--include-dashboard=false"], [f"--address=127.0.0.1:{port}"]
+    try:
+        with contextlib.ExitStack() as stack:
+            nodes = []
+            for name, role in (("a", head), ("b", more), ("c", more)):
+                # Nodes that share a folder get into each other's way while they start.
+                start = [str(BIN / "ray"), "start", *OPTIONS, *role, f"--temp-dir={folder}/{name}",
+                         "--node-ip-address=127.0.0.1", f"--num-gpus={n_gpus}"]  # fmt: skip
+                nodes.append(stack.enter_context(node(start, environment, Path(folder, f"{name}.log"))))
+                _await_port(port)
+            yield Three(f"127.0.0.1:{port}", nodes, environment)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _await_port(port: int) -> None:
+    for _ in range(600):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"nobody listens at {port}")

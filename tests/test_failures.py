@@ -4,19 +4,16 @@ import contextlib
 import hashlib
 import os
 import signal
-import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 import pytest
-from conftest import BIN, ROOT
-from nodes import OPTIONS, kill, node, ports
+from nodes import TOKEN, Three, kill, three_nodes
 from test_resumable import command, contents, write_glass
 
 from genmodels.data.lattices import edwards_anderson
@@ -91,50 +88,13 @@ def test_a_worker_is_killed(name: str, capfd: pytest.CaptureFixture[str]) -> Non
     assert capfd.readouterr() == ("", "")
 
 
-class Three(NamedTuple):
-    """A cluster of three nodes with a CPU each, and two GPUs by name only."""
-
-    address: str
-    nodes: list[psutil.Popen]  # the head first
-    environment: dict[str, str]  # of who joins it
-
-
 @pytest.fixture
 def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[Three]:
-    """A cluster whose nodes are missed soon."""
-    # Sooner than the half a minute of Ray's own, and later than a busy machine takes to answer.
-    quick = {"RAY_health_check_initial_delay_ms": "500", "RAY_health_check_period_ms": "500",
-             "RAY_health_check_timeout_ms": "2000", "RAY_health_check_failure_threshold": "8"}  # fmt: skip
-    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
-    for name, value in own.items():
-        monkeypatch.setenv(name, value)
-    paths = {"PYTHONPATH": f"{ROOT}:{ROOT}/tests", "OMP_NUM_THREADS": "1"}
-    environment = dict(os.environ) | quick | own | paths
-    with (
-        tempfile.TemporaryDirectory(dir="/tmp", prefix="gm-", ignore_cleanup_errors=True) as folder,
-        contextlib.ExitStack() as stack,
-    ):
-        address = f"127.0.0.1:{ports(1)[0]}"
-        head = ["--head", f"--port={address.split(':')[1]}", "--include-dashboard=false"]
-        more, nodes = [f"--address={address}"], []
-        for name, role in (("a", head), ("b", more), ("c", more)):
-            # Nodes that share a folder get into each other's way while they start.
-            own_folder = Path(folder, name)
-            start = [str(BIN / "ray"), "start", *OPTIONS, *role, f"--temp-dir={own_folder}",
-                     "--node-ip-address=127.0.0.1", "--num-gpus=2"]  # fmt: skip
-            nodes.append(stack.enter_context(node(start, environment, Path(folder, f"{name}.log"))))
-            await_port(address)
-        yield Three(address, nodes, environment)
-
-
-def await_port(address: str) -> None:
-    host, port = address.split(":")
-    deadline = time.monotonic() + 120
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-            return
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    """A cluster whose nodes are missed soon, and that this process may join."""
+    with three_nodes(n_gpus=2) as cluster:
+        for name in TOKEN:
+            monkeypatch.setenv(name, cluster.environment[name])
+        yield cluster
 
 
 def await_nodes(n: int) -> None:

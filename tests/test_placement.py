@@ -46,7 +46,7 @@ def all_cores(state, weights, key):
     return advance(state, weights, key)
 
 
-def threads(state):
+def threads(state, *others):
     return state, torch.get_num_threads()
 
 
@@ -465,6 +465,21 @@ def test_wait_tells_who_is_done_first(two, tmp_path):
     assert [two.fetch(handle) for handle in handles] == ["awaited", 1]
 
 
+def test_long_chains_of_tasks_start_anew(two):
+    state = two.put(torch.zeros(40_000))  # of a size that Ray would make again
+    lengths = []
+    for _ in range(250):
+        state, done = two.submit(one_more, state)
+        two.fetch(done)
+        lengths.append(state.length)
+    assert lengths == [*range(1, 101), *range(1, 101), *range(1, 51)]
+    assert len(state.held) == 1
+    # What came from elsewhere can be made again as long as that can.
+    both, done = two.submit(threads, two.put(torch.ones(2)), state)
+    assert (both.held, two.fetch(done)) == (state.held, 1)
+    assert float(two.fetch(state).mean()) == 250.0
+
+
 def test_a_task_for_which_there_is_no_room_is_held_back(two, tmp_path, monkeypatch):
     monkeypatch.setattr(two, "room", 4)
     path, handles = tmp_path / "go", []
@@ -475,7 +490,10 @@ def test_a_task_for_which_there_is_no_room_is_held_back(two, tmp_path, monkeypat
 
     thread = threading.Thread(target=submit)
     thread.start()
-    thread.join(2)
+    while len(handles) < 4:
+        thread.join(0.1)
+        assert thread.is_alive()
+    thread.join(1)
     assert thread.is_alive()
     assert len(handles) == 4
     path.touch()

@@ -597,7 +597,7 @@ def test_a_run_that_is_stopped_returns_what_it_has(name: str, n_tasks: int) -> N
 
 def test_what_a_stopped_run_has_is_the_beginning_of_the_whole() -> None:
     cooled = stopped("simulated_annealing", 7)
-    assert len(cooled.betas) == len(cooled.mean_energy) == 2 * 20  # the second task of all three shards
+    assert len(cooled.betas) == len(cooled.mean_energy) == 2 * 40  # the second task of all three shards
     exchanged, whole = stopped("replica_exchange", 31), local("replica_exchange")
     assert 0 < exchanged.energies.shape[1] < 120
     assert torch.equal(exchanged.energies, whole.energies[:, : exchanged.energies.shape[1]])

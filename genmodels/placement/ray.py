@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,6 +21,7 @@ from genmodels.errors import InputError
 OBJECT_STORE_BYTES = 256 * 2**20  # more is spilled to disk; a smaller /dev/shm makes Ray use the disk at once
 MAX_RETRIES = 3  # of a shard whose worker died
 _LEAST_ROOM = 64  # tasks; a cluster that grows on demand sees from them that there is work
+_LONGEST_CHAIN = 100  # tasks, which the loss of a node may make Ray do again
 _REMEMBERED = 10_000  # results not yet fetched whose shard is known: some never are
 _ROOT = Path(__file__).resolve().parents[2]  # where this checkout of genmodels is imported from
 _LONGEST = 40  # characters of a folder whose sockets still fit into the 107 that Unix allows
@@ -37,6 +38,18 @@ for entry in $(find /proc/[0-9]*/fd -lname "$0/*.out"); do
 done
 for attempt in 1 2 3; do rm -rf -- "$0" && exit; sleep 1; done
 """
+
+
+class Chained(NamedTuple):
+    """A handle of a state that tasks have made one after the other, each from what the last one left.
+
+    Ray makes states that are lost with a node again, from the first of the chain whose value is held; and its
+    own bookkeeping overflows where chains are thousands long. So a chain starts anew from time to time.
+    """
+
+    ref: Any
+    length: int  # tasks since the values in `held`
+    held: frozenset[Any]  # what the state can be made again from
 
 
 class RayPlacement:
@@ -128,14 +141,26 @@ class RayPlacement:
         """
         if len(self._running) >= self.room:
             self._await(self.room // 4)
-        state, result, tries = self._run.remote(fn, handle, *small)
+        handle = self._anchored(handle)
+        chains = [part for part in (handle, *small) if isinstance(part, Chained)]
+        state, result, tries = self._run.remote(fn, *map(_ref, (handle, *small)))
         what = fn.__module__.rsplit(".", 1)[-1].replace("_", " ")
         shard = f"{what}, shard {small[0]}" if small and type(small[0]) is int else what
         self._running.add(result)
         self._shards[result.hex()] = shard, tries
         if len(self._shards) > _REMEMBERED:
             del self._shards[next(iter(self._shards))]
-        return state, result
+        length = 1 + max((chain.length for chain in chains), default=0)
+        return Chained(state, length, frozenset().union(*(chain.held for chain in chains))), result
+
+    def _anchored(self, handle: Any) -> Any:
+        """Return a state's handle, or at the end of a long chain one of a copy that starts a new one."""
+        import ray
+
+        if not isinstance(handle, Chained) or handle.length < _LONGEST_CHAIN:
+            return handle
+        copy = ray.put(self.fetch(handle))
+        return Chained(copy, 0, frozenset([copy]))
 
     def _await(self, n: int) -> None:
         import ray
@@ -149,7 +174,7 @@ class RayPlacement:
 
         if not handles:
             return []
-        index = {handle: i for i, handle in enumerate(handles)}
+        index = {_ref(handle): i for i, handle in enumerate(handles)}
         ray.wait(list(index), fetch_local=False)
         done, _ = ray.wait(list(index), num_returns=len(index), timeout=0, fetch_local=False)
         return [index[handle] for handle in done]
@@ -164,6 +189,7 @@ class RayPlacement:
         import ray
         from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
+        handle = _ref(handle)
         self._running.discard(handle)
         shard, tries = self._shards.pop(handle.hex(), ("a shard", None))
         try:
@@ -181,6 +207,10 @@ class RayPlacement:
     def close(self) -> None:
         """End the local Ray and remove its files, or leave the cluster."""
         self._closing.close()
+
+
+def _ref(handle: Any) -> Any:
+    return handle.ref if isinstance(handle, Chained) else handle
 
 
 def _run(fn: Callable[..., tuple[Any, Any]], state: Any, *small: Any) -> tuple[Any, Any, int]:

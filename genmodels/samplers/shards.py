@@ -12,7 +12,7 @@ from genmodels.errors import InputError
 from genmodels.protocols import Placement
 
 _UPDATES = 8e8  # attempted in a task: 0.2 s of the fastest loops, far longer than it takes to send
-N_TASKS = 20  # of a shard in a run, at least: between them progress is told, and runs stop
+N_TASKS = 10  # of a shard in a run, at least: between them progress is told, and runs stop
 
 Segment = tuple[int, int]  # first, and last + 1, of the rounds or steps of one task
 
