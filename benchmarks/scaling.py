@@ -71,10 +71,10 @@ def placed(n_workers: int) -> Iterator[Placement]:
         place.close()
 
 
-def efficiency(repeat: int) -> dict[str, Any]:
-    """Return the seconds of each job in this process, and on Ray with one and two workers, in turns."""
+def efficiency(jobs: list[str], repeat: int) -> dict[str, Any]:
+    """Return the seconds of jobs in this process, and on Ray with one and two workers, in turns."""
     rows: dict[str, Any] = {}
-    for name in JOBS:
+    for name in jobs:
         seconds: dict[str, list[float]] = {"0": [], "1": [], "2": []}
         for _ in range(repeat):
             for n_workers in (0, 1, 2):
@@ -114,14 +114,14 @@ def tasks() -> list[dict[str, Any]]:
 
 def memory(seconds: float) -> list[dict[str, float]]:
     """Return how much the driver, its workers and the object store hold during a long exchange, by time."""
-    import ray
-
     rows: list[dict[str, float]] = []
     done, start = threading.Event(), time.monotonic()
     model = Ising.of(edwards_anderson((12, 12, 12), KEY, gaussian=True))
     sampler = ReplicaExchange(64, 32, n_rounds=20_000, burn_in=100, sweeps_per_round=100)
 
     def watch() -> None:
+        import ray  # not before it is started, for it reads its settings as it is imported
+
         me = psutil.Process()
         while not done.wait(1.0):
             free = ray.available_resources().get("object_store_memory", 0.0)
@@ -179,22 +179,23 @@ def plot(found: dict[str, Any]) -> None:
 
 
 def worst(found: dict[str, Any]) -> dict[str, float]:
-    """Return the costs of a task with the most shards and the largest states."""
-    (row,) = (r for r in found["tasks"] if (r["shards"], r["state bytes"]) == (N_SHARDS[-1], STATE_BYTES[-1]))
-    cost: dict[str, float] = row["µs a task"]
-    return cost
+    """Return the highest costs of a task with large states, over all numbers of shards."""
+    costs = [row["µs a task"] for row in found["tasks"] if row["state bytes"] == STATE_BYTES[-1]]
+    return {name: max(cost[name] for cost in costs) for name in costs[0]}
 
 
 def main() -> None:
     """Measure, or plot what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", choices=["efficiency", "tasks", "memory", "plot"])
+    parser.add_argument("--job", choices=JOBS, help="of which the efficiency is measured; all if not given")
     parser.add_argument("--repeat", type=int, default=1, help="of every job")
     parser.add_argument("--seconds", type=float, default=300, help="of the run whose memory is watched")
     given = parser.parse_args()
     found = json.loads(FILE.read_text()) if FILE.exists() else {}
     measure: dict[str, Callable[[], Any]] = {
-        "efficiency": lambda: efficiency(given.repeat),
+        "efficiency": lambda: found.get("efficiency", {})
+        | efficiency([given.job] if given.job else list(JOBS), given.repeat),
         "tasks": tasks,
         "memory": lambda: memory(given.seconds),
     }

@@ -53,8 +53,10 @@ def _train(n_processes: int, config: dict[str, Any]) -> None:
 
 
 def _cause(error: Any) -> Exception:
-    print(repr(error.worker_failures))
-    return InputError(str(error))
+    """Return what the user got wrong, if that is why a process failed, else the error itself."""
+    failures = [getattr(failure, "_base_exc", failure) for failure in error.worker_failures.values()]
+    told = (failure for failure in failures if isinstance(failure, (InputError, FloatingPointError)))
+    return next(told, error)
 
 
 def _work(config: dict[str, Any]) -> None:
