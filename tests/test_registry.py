@@ -44,6 +44,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "gaussian_mixture": {"n_sites": N_PIXELS, "components": 2},
     "bernoulli_mixture": {"n_sites": N_PIXELS, "components": 2},
     "ising": {"n_sites": N_PIXELS, "edges": [[0, 1], [1, 2], [0, 3], [3, 4], [2, 5]]},
+    "boltzmann_machine": {"n_visible": N_PIXELS},
     "rbm": {"n_visible": N_PIXELS, "n_hidden": 3},
     "vae": {"shape": [2, 3], "latent": 2, "hidden": [8]},
     "diffusion": {"shape": [2, 3], "channels": [32], "T": 4, "dropout": 0.0},
@@ -64,10 +65,23 @@ TARGETS: dict[str, Any] = {
 RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "closed_form": ("gaussian", {}),
     "expectation_maximisation": ("gaussian_mixture", {}),
+    "exact": ("rbm", {}),
+    "monte_carlo": ("boltzmann_machine", {"n_chains": 10, "n_sweeps": 3}),
+    "contrastive_divergence": ("rbm", {"n_sweeps": 2}),
     "persistent_contrastive_divergence": ("rbm", {"n_chains": 10}),
+    "tempered": ("boltzmann_machine", {"n_ladders": 5, "n_rungs": 3}),
+    "minimum_probability_flow": ("boltzmann_machine", {"global_flip": True}),
+    "pseudo_likelihood": ("rbm", {"ema": 0.9}),
     "gradient": ("vae", {"learning_rate": 1e-3, "n_steps": 10}),
 }
-DETERMINISTIC = {"closed_form", "expectation_maximisation"}  # the latter but for its start
+# Expectation maximisation but for its start.
+DETERMINISTIC = {
+    "closed_form",
+    "expectation_maximisation",
+    "exact",
+    "minimum_probability_flow",
+    "pseudo_likelihood",
+}
 
 
 def target(name: str) -> Any:
@@ -124,7 +138,7 @@ def test_every_entry_names_a_documented_class(entries: dict[str, str]) -> None:
     [
         ("rmb", "unknown name 'rmb': did you mean 'rbm'?"),
         ("gausian", "unknown name 'gausian': did you mean 'gaussian'?"),
-        ("", "known are bernoulli_mixture, diffusion, gaussian, gaussian_mixture, independent, ising, rbm,"),
+        ("", "known are bernoulli_mixture, boltzmann_machine, diffusion, gaussian, gaussian_mixture, independent,"),
     ],
 )
 def test_an_unknown_name_gets_the_nearest_one(name: str, message: str) -> None:
