@@ -9,8 +9,8 @@ from torch import Tensor
 
 from genmodels.errors import InputError
 from genmodels.estimators import enumeration
-from genmodels.learners.fit import Shuffled, fit
 from genmodels.learners.ascent import Tensors
+from genmodels.learners.fit import Shuffled, fit
 from genmodels.learners.persistent_contrastive_divergence import PersistentContrastiveDivergence
 from genmodels.models.rbm import RBM
 from genmodels.streams import Key

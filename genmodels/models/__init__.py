@@ -8,6 +8,7 @@ MODELS = {
     "ising": "genmodels.models.ising:Ising",
     "boltzmann_machine": "genmodels.models.boltzmann_machine:BoltzmannMachine",
     "rbm": "genmodels.models.rbm:RBM",
+    "neural_energy": "genmodels.models.neural_energy:NeuralEnergy",
     "vae": "genmodels.models.vae:VAE",
     "diffusion": "genmodels.models.diffusion:Diffusion",
 }
