@@ -87,7 +87,7 @@ def log_z_of_fields(fields: Tensor) -> float:
 
 
 def draw_spins(fields: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """Return n independent draws of P(x) ∝ exp(bᵀx), ±1, on the generator's device  # (site,) -> (n, site)."""
+    """Return n draws of P(x) ∝ exp(bᵀx), ±1, on the generator's device  # (site,) -> (n, site)."""
     up = torch.sigmoid(2.0 * fields.float()).to(generator.device)
     drawn = torch.rand(n, len(up), generator=generator, device=generator.device)
     return (drawn < up).float() * 2.0 - 1.0

@@ -71,7 +71,8 @@ class ExpectationMaximisation:
             InputError: the model is no mixture.
         """
         if not hasattr(model, "log_joint"):
-            raise InputError(f"ExpectationMaximisation: {type(model).__name__} is no mixture: use another learner")
+            kind = type(model).__name__
+            raise InputError(f"ExpectationMaximisation: {kind} is no mixture: use another learner")
         return Ascent(0, -math.inf)
 
     def step(self, model: Mixture, state: Ascent, batch: Tensor, key: Key) -> tuple[Ascent, dict[str, float]]:
