@@ -89,7 +89,8 @@ def _shown(rows: Sequence[Mapping[str, str]]) -> list[str]:
     for wanted in (
         ["elbo_train", "elbo_validation"],
         ["log_likelihood"],
-        ["moment_mismatch", "reconstruction_error"],
+        ["log_likelihood_train", "log_likelihood_validation"],
+        ["moment_mismatch", "gradient_norm"],
     ):
         if wanted[0] in rows[0]:
             return wanted
