@@ -10,6 +10,7 @@ from torch import Tensor
 from genmodels import registry
 from genmodels.artifacts import save_model
 from genmodels.data import images
+from genmodels.estimators.trajectory import Trajectory
 from genmodels.learners import LEARNERS
 from genmodels.learners.fit import Shuffled
 from genmodels.learners.monitor import Monitor
@@ -41,7 +42,8 @@ def work(stage: Stage) -> None:
     batches = Shuffled(splits["train"], settings["batch"], key.child("order"))
     monitor = _bounds(splits, key.child("monitor")) if isinstance(model, HasElbo) else None
     if isinstance(model, HasStatistics):
-        monitor = Monitor(splits, key.child("monitor"))
+        follow = Trajectory(n_walkers=settings["n_walkers"], n_between=settings["n_between"])
+        monitor = Monitor(splits, key.child("monitor"), follow)
     stopping = EarlyStopping(settings["patience"]) if settings.get("patience") else None
     curve = train(stage, "fit", model, learner, batches, key, settings["steps"], monitor, stopping)
     if rank() > 0:

@@ -111,6 +111,8 @@ class EnergyModel(Block):
     ema: Fraction
     batch: Count
     steps: Count
+    n_walkers: Count
+    n_between: Count
     patience: Count | None
 
 
