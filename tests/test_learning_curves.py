@@ -1,11 +1,15 @@
 """The exact divergence of every rule while it learns, on two known distributions; what the rules promise."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import SPY, Checkout
+from test_dependencies import require_covered
 from torch import Tensor
 
 from genmodels.data.bars_and_stripes import bars_and_stripes
@@ -18,8 +22,9 @@ from genmodels.learners.fit import Shuffled, fit
 from genmodels.models.rbm import RBM
 from genmodels.registry import build
 from genmodels.streams import Key
-from pipelines import params
+from pipelines import dag, params
 
+DVC_YAML, PARAMS = "pipelines/learning_rules/dvc.yaml", "pipelines/learning_rules/params.yaml"
 KEY = Key(85, "curves")
 SETTINGS = params.read(Path(__file__).parents[1] / "pipelines/learning_rules/params.yaml").learn_rules
 STATES = torch.cat(list(enumeration.states(16))).float()
@@ -82,3 +87,25 @@ def test_tempered_chains_learn_in_a_second_what_the_base_rates_do_not_know() -> 
     found = curve("tempered", BARS, 300)
     assert found[0] > 5.0
     assert found[-1] < 1.5
+
+
+@pytest.mark.slow
+def test_the_pipeline_puts_all_rules_on_one_page(
+    checkout: Callable[..., Checkout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = checkout("rules")
+    one.change({"learn_rules.steps": 20, "learn_rules.points": 4}, PARAMS)
+    spy = one.folder.with_name("rules-spy")
+    spy.mkdir()
+    (spy / "sitecustomize.py").write_text(SPY)
+    one.repro(DVC_YAML, GENMODELS_WORKERS="0", PYTHONPATH=f"{one.folder}:{spy}")
+    out = one.folder / "out/learning_rules/compare_rules"
+    rows = json.loads((out / "table.json").read_text())["rows"]
+    assert [row["kind"] for row in rows] == ["exact"] * 4 * len(SETTINGS.rules())
+    for best, last in zip(rows[::2], rows[1::2], strict=True):
+        assert best["value"] <= last["value"]
+        assert last["step"] == 20
+    assert (out / "report.html").read_text().count("data:image/png;base64") == 1
+    assert one.repro(DVC_YAML, GENMODELS_WORKERS="0") == [f"{DVC_YAML}:track"]
+    monkeypatch.chdir(one.folder)
+    require_covered(spy, dag.entries(Path(DVC_YAML)))
