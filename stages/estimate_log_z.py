@@ -3,7 +3,7 @@
 from genmodels import registry
 from genmodels.artifacts import load_model, new_folder, save_tensors, sha256, write_json
 from genmodels.estimators import free_energy
-from genmodels.kernels import KERNELS
+from genmodels.kernels.choose import kernel_for
 from genmodels.kernels.on_device import OnDevice
 from genmodels.placement.choose import resumable
 from genmodels.samplers import SAMPLERS
@@ -22,7 +22,7 @@ def work(stage: Stage) -> None:
     # The scratch is this stage's alone, and other parameters or dependencies have another one.
     kept = str(stage.scratch / "samplers")
     with resumable(kept, stage.name) as workers, new_folder(out / stage.model) as folder:
-        kernel = registry.build(KERNELS, "block_gibbs", {})
+        kernel = kernel_for(model)
         kernel = OnDevice(kernel) if workers.gpus else kernel
         for name in ("replica_exchange", "population_annealing"):
             sampler = registry.build(SAMPLERS, name, getattr(settings, name).model_dump())

@@ -19,7 +19,7 @@ from genmodels.errors import InputError
 from genmodels.kernels import KERNELS
 from genmodels.learners import LEARNERS
 from genmodels.models import MODELS
-from genmodels.paths import StandardNormal
+from genmodels.paths import StandardNormal, potential
 from genmodels.protocols import (
     CanSample,
     HasBlocks,
@@ -44,7 +44,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "gaussian_mixture": {"n_sites": N_PIXELS, "components": 2},
     "bernoulli_mixture": {"n_sites": N_PIXELS, "components": 2},
     "ising": {"n_sites": N_PIXELS, "edges": [[0, 1], [1, 2], [0, 3], [3, 4], [2, 5]]},
+    "boltzmann_machine": {"n_visible": N_PIXELS},
     "rbm": {"n_visible": N_PIXELS, "n_hidden": 3},
+    "neural_energy": {"n_visible": N_PIXELS, "hidden": [8, 4]},
     "vae": {"shape": [2, 3], "latent": 2, "hidden": [8]},
     "diffusion": {"shape": [2, 3], "channels": [32], "T": 4, "dropout": 0.0},
 }
@@ -64,10 +66,30 @@ TARGETS: dict[str, Any] = {
 RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "closed_form": ("gaussian", {}),
     "expectation_maximisation": ("gaussian_mixture", {}),
+    "exact": ("rbm", {}),
+    "monte_carlo": ("boltzmann_machine", {"n_chains": 10, "n_sweeps": 3}),
+    "contrastive_divergence": ("rbm", {"n_sweeps": 2}),
     "persistent_contrastive_divergence": ("rbm", {"n_chains": 10}),
+    "tempered": ("boltzmann_machine", {"n_chains": 5, "n_rungs": 3}),
+    "minimum_probability_flow": ("neural_energy", {"global_flip": True}),
+    "pseudo_likelihood": ("rbm", {"ema": 0.9}),
     "gradient": ("vae", {"learning_rate": 1e-3, "n_steps": 10}),
 }
-DETERMINISTIC = {"closed_form", "expectation_maximisation"}  # the latter but for its start
+ENERGIES = {"ising", "boltzmann_machine", "rbm", "neural_energy"}
+# The models that a rule trains, if it is not for energy models.
+TRAINED = {
+    "closed_form": {"independent", "gaussian"},
+    "expectation_maximisation": {"gaussian_mixture", "bernoulli_mixture"},
+    "gradient": {"vae", "diffusion"},
+}
+# Expectation maximisation but for its start.
+DETERMINISTIC = {
+    "closed_form",
+    "expectation_maximisation",
+    "exact",
+    "minimum_probability_flow",
+    "pseudo_likelihood",
+}
 
 
 def target(name: str) -> Any:
@@ -124,7 +146,7 @@ def test_every_entry_names_a_documented_class(entries: dict[str, str]) -> None:
     [
         ("rmb", "unknown name 'rmb': did you mean 'rbm'?"),
         ("gausian", "unknown name 'gausian': did you mean 'gaussian'?"),
-        ("", "known are bernoulli_mixture, diffusion, gaussian, gaussian_mixture, independent, ising, rbm,"),
+        ("", "known are bernoulli_mixture, boltzmann_machine, diffusion, gaussian, gaussian_mixture,"),
     ],
 )
 def test_an_unknown_name_gets_the_nearest_one(name: str, message: str) -> None:
@@ -225,7 +247,8 @@ def test_an_energy_has_a_marginal_and_conditionals_that_fit_it(name: str) -> Non
     energy = model.energy(x).detach()
     assert energy.shape == (2**n,)
     if isinstance(model, HasLogUnnormalised):
-        marginal = (-energy).view(2**N_PIXELS, -1).logsumexp(1)
+        whole = potential(model, x, torch.ones(2**n).double()).detach()
+        marginal = (-whole).view(2**N_PIXELS, -1).logsumexp(1)
         visible = x[:: len(x) // 2**N_PIXELS, :N_PIXELS]
         assert torch.allclose(model.log_unnormalised(visible).detach(), marginal, atol=1e-10)
     if isinstance(model, HasBlocks):
@@ -371,3 +394,18 @@ def test_a_learner_depends_on_state_batch_and_key_alone(name: str, tmp_path: Pat
     assert sha256(tmp_path / "untrained.safetensors") != digest[:64]
     if name not in DETERMINISTIC:
         assert learned(name, tmp_path, seed=62) != digest
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_learner_trains_a_model_or_says_in_a_line_that_it_cannot(name: str) -> None:
+    for model_name in MODELS:
+        model, learner = small(model_name), load(LEARNERS, name)(**RULES[name][1])
+
+        def step(model: Any = model, learner: Any = learner) -> dict[str, float]:
+            return learner.step(model, learner.init(model), images(model)[5:40], KEY)[1]
+
+        if model_name in TRAINED.get(name, ENERGIES):
+            assert all(math.isfinite(value) for value in step().values())
+        else:
+            with pytest.raises(InputError, match=rf"{type(model).__name__}(?!.*\n)"):
+                step()

@@ -16,7 +16,6 @@ from genmodels.protocols import (
     HasLogProb,
     HasLogUnnormalised,
     HasLogWeights,
-    HasSides,
 )
 from genmodels.streams import Key
 
@@ -115,10 +114,9 @@ def routes(
 
 
 def with_enumeration(model: Any, log_z: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """Return the estimates of log Z, before them the exact one where a layer of `model` can be summed."""
-    if isinstance(model, HasSides) and min(model.n_visible, model.n_hidden) <= enumeration.MAX_LAYER:
-        return {ENUMERATION: enumeration.log_z(model), **log_z}  # type: ignore[arg-type]
-    return dict(log_z)
+    """Return the estimates of log Z, before them the exact one where the model can be summed."""
+    exact = enumeration.known_log_z(model)
+    return dict(log_z) if exact is None else {ENUMERATION: exact, **log_z}
 
 
 def _gaussian(model: HasComponents, v: Tensor, key: Key, effort: Effort) -> Iterator[Route]:

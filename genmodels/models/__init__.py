@@ -6,7 +6,9 @@ MODELS = {
     "gaussian_mixture": "genmodels.models.gaussian_mixture:GaussianMixture",
     "bernoulli_mixture": "genmodels.models.bernoulli_mixture:BernoulliMixture",
     "ising": "genmodels.models.ising:Ising",
+    "boltzmann_machine": "genmodels.models.boltzmann_machine:BoltzmannMachine",
     "rbm": "genmodels.models.rbm:RBM",
+    "neural_energy": "genmodels.models.neural_energy:NeuralEnergy",
     "vae": "genmodels.models.vae:VAE",
     "diffusion": "genmodels.models.diffusion:Diffusion",
 }
