@@ -1,4 +1,4 @@
-"""Quadratic energies of spins, as a list of edges or as a matrix of two sides: what compiled loops ask for."""
+"""Quadratic energies of spins, a list of edges or a matrix of two sides: what compiled loops ask for."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple

@@ -89,7 +89,7 @@ class HasContrast(Protocol):
 
         Args:
             data: Images  # (image, visible), ±1
-            fantasy: Configurations, or their visible sites, in the precision of the products  # (replica, site)
+            fantasy: Configurations, or their visible sites, as precise as the products  # (replica, site)
             first: Fields of the data on the hidden units, but for these units' own, if known.
         """
         ...

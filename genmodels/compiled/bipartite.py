@@ -17,6 +17,7 @@ from genmodels.compiled.logistic import spin
 from genmodels.compiled.loop import Loop, contracted, inlined
 from genmodels.compiled.variates import WORDS, float_of, integers
 from genmodels.couplings import Bipartite
+from genmodels.products import product
 from genmodels.streams import Key
 
 Precision = Literal["float32", "bfloat16"]
@@ -57,13 +58,13 @@ def sweep(
     n_visible, n_sites = machine.W.shape[0], x.shape[1]
     blocks = (slice(0, n_visible), slice(n_visible, n_sites))
     W, (k0, k1), places = machine.W.detach().to(x.dtype), keys(key), _places(machine)
-    rooms = [x.new_empty(len(x), n_visible), x.new_empty(len(x), n_sites - n_visible)]
     for t in range(n_sweeps):
         beta = betas[min(t, len(betas) - 1)].numpy()
         for side in (1, 0):
             here, there = blocks[side], blocks[1 - side]
-            out = first if first is not None and t == 0 and side == 1 else rooms[side]
-            field = torch.mm(x[:, there], W if side else W.T, out=out)
+            field = product(x[:, there], W if side else W.T)
+            if first is not None and t == 0 and side == 1:
+                first.copy_(field)
             plan = (machine.h[here].numpy(), machine.base[here].numpy(), beta)
             place = np.uint64((2 * t + side) * len(x) * places)
             logistic.draw(_bits(field), *plan, _bits(x), here.start, _shift(x), k0, k1, place)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from genmodels.compiled import bipartite
 from genmodels.couplings import Bipartite, Couplings
 from genmodels.paths import base_rate_fields
+from genmodels.products import product
 from genmodels.protocols import Contrasted, Domain
 from genmodels.streams import Key
 
@@ -102,17 +103,12 @@ class RBM(nn.Module):
         n, m = len(data), len(fantasy)
         x = torch.cat([data.to(fantasy.dtype), fantasy[:, : self.n_visible]])
         W = self.W.detach().to(x.dtype)
-        if first is None:
-            field = x @ W
-        else:
-            field = x.new_empty(n + m, self.n_hidden)
-            field[:n] = first
-            torch.mm(x[n:], W, out=field[n:])
+        field = product(x, W) if first is None else torch.cat([first, product(x[n:], W)])
         weights = torch.cat([data.new_full((n,), 1.0 / n), data.new_full((m,), -1.0 / m)])
         z = bipartite.means(field, self.c.detach(), weights)
         mean_x, mean_z = data.mean(0), z[:n].sum(0, dtype=data.dtype)
         difference = {
-            "W": (x.T @ z).to(data.dtype),
+            "W": product(x.T, z).to(data.dtype),
             "b": mean_x - x[n:].mean(0, dtype=data.dtype),
             "c": mean_z + z[n:].sum(0, dtype=data.dtype),
         }
