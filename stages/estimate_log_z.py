@@ -3,7 +3,7 @@
 from genmodels import registry
 from genmodels.artifacts import load_model, new_folder, save_tensors, sha256, write_json
 from genmodels.estimators import free_energy
-from genmodels.kernels import KERNELS
+from genmodels.kernels.choose import kernel_for
 from genmodels.placement.choose import resumable
 from genmodels.samplers import SAMPLERS
 from genmodels.streams import Key
@@ -17,7 +17,7 @@ def work(stage: Stage) -> None:
     settings = getattr(stage.params.estimate_log_z, stage.model)
     model = load_model(stage.out / "train" / stage.model)
     digest = sha256(stage.out / "train" / stage.model / "model.safetensors")
-    kernel = registry.build(KERNELS, "block_gibbs", {})
+    kernel = kernel_for(model)
     answers = {}
     # The scratch is this stage's alone, and other parameters or dependencies have another one.
     kept = str(stage.scratch / "samplers")

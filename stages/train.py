@@ -1,4 +1,4 @@
-"""Models that learn by gradients: RBM by PCD, VAE and diffusion with Accelerate."""
+"""Models that learn by gradients: energy models by any of their rules, VAE and diffusion with Accelerate."""
 
 from collections.abc import Callable
 from math import prod
@@ -10,15 +10,17 @@ from torch import Tensor
 from genmodels import registry
 from genmodels.artifacts import save_model
 from genmodels.data import images
+from genmodels.estimators.trajectory import Trajectory
 from genmodels.learners import LEARNERS
 from genmodels.learners.fit import Shuffled
+from genmodels.learners.monitor import Monitor
 from genmodels.models import MODELS
-from genmodels.protocols import HasElbo
+from genmodels.protocols import HasElbo, HasStatistics
 from genmodels.streams import Key
+from pipelines.early_stopping import EarlyStopping
 from pipelines.stage import Stage, main, rank
 from pipelines.training import Row, train, write_curve
 
-LEARNER = {"rbm": "persistent_contrastive_divergence", "vae": "gradient", "diffusion": "gradient"}
 _MONITORED = 1000  # images of a split, at most
 
 
@@ -32,14 +34,18 @@ def work(stage: Stage) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(key.child("weights").counter())
         model = registry.build(MODELS, stage.model, settings | sizes)
-    learner = registry.build(LEARNERS, LEARNER[stage.model], settings | sizes)
+    learner = registry.build(LEARNERS, settings.get("rule", "gradient"), settings | sizes)
     splits = {
         name: images.batch(prepared.splits[name], settings["track"], model.domain)
         for name in ("train", "validation")
     }
     batches = Shuffled(splits["train"], settings["batch"], key.child("order"))
-    monitor = _monitor(splits, key.child("monitor")) if isinstance(model, HasElbo) else None
-    curve = train(stage, "fit", model, learner, batches, key, settings["steps"], monitor)
+    monitor = _bounds(splits, key.child("monitor")) if isinstance(model, HasElbo) else None
+    if isinstance(model, HasStatistics):
+        follow = Trajectory(n_walkers=settings["n_walkers"], n_between=settings["n_between"])
+        monitor = Monitor(splits, key.child("monitor"), follow)
+    stopping = EarlyStopping(settings["patience"]) if settings.get("patience") else None
+    curve = train(stage, "fit", model, learner, batches, key, settings["steps"], monitor, stopping)
     if rank() > 0:
         return
     save_model(out / stage.model, stage.model, model, images.describe(prepared, settings["track"]))
@@ -48,11 +54,11 @@ def work(stage: Stage) -> None:
     stage.run.model(out / stage.model, stage.model)
 
 
-def _monitor(splits: dict[str, Tensor], key: Key) -> Callable[[Any], Row]:
+def _bounds(splits: dict[str, Tensor], key: Key) -> Callable[[Any, Any], Row]:
     """Return a function that gives the bound on both splits, at the same noise each time, without dropout."""
 
     @torch.no_grad()
-    def bound(model: Any) -> Row:
+    def bound(model: Any, state: Any) -> Row:
         model.eval()
         return {
             f"elbo_{name}": float(model.elbo(x[:_MONITORED], key.child(name).torch()).mean())

@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from genmodels.artifacts import new_file
@@ -89,28 +90,46 @@ def _shown(rows: Sequence[Mapping[str, str]]) -> list[str]:
     for wanted in (
         ["elbo_train", "elbo_validation"],
         ["log_likelihood"],
-        ["moment_mismatch", "reconstruction_error"],
+        ["log_likelihood_train", "log_likelihood_validation"],
+        ["moment_mismatch", "gradient_norm"],
     ):
         if wanted[0] in rows[0]:
             return wanted
     return [name for name in rows[0] if name not in ("step", "start")][:2]
 
 
-def log_z(model: str, rows: Sequence[Row], curve: Mapping[str, Sequence[Row]], path: Path) -> None:
-    """Draw log Z by every route with its error, and log Z(β) of those that give the whole path."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-    for name, points in curve.items():
+class LogZ(NamedTuple):
+    """log Z of a model by every route, and the whole path of those that give it."""
+
+    rows: Sequence[Row]
+    curves: Mapping[str, Sequence[Row]]
+
+
+def log_z(models: Mapping[str, LogZ], path: Path) -> None:
+    """Draw log Z by every route with its error beside log Z(β), one line a model."""
+    figure, axes = plt.subplots(len(models), 2, figsize=(9, 3.2 * len(models)), squeeze=False)
+    for (model, known), (left, right) in zip(models.items(), axes, strict=True):
+        _path(left, known.curves)
+        left.set_title(title(model), fontsize=10)
+        _routes(right, [row for row in known.rows if row["value"] is not None])
+    figure.tight_layout()
+    save(figure, path)
+
+
+def _path(panel: Axes, curves: Mapping[str, Sequence[Row]]) -> None:
+    for name, points in curves.items():
         beta, value, stderr = (
             np.array([point[key] for point in points]) for key in ("beta", "value", "stderr")
         )
-        left.errorbar(beta, value, yerr=stderr, label=name.replace("_", " "), linewidth=1.2, capsize=1)
-    left.set_xlabel("β")
-    left.set_ylabel("log Z(β), nats")
-    left.set_title(title(model), fontsize=10)
-    left.legend(fontsize=8)
-    known = [row for row in rows if row["value"] is not None]
-    for index, row in enumerate(known):
-        right.errorbar(
+        panel.errorbar(beta, value, yerr=stderr, label=name.replace("_", " "), linewidth=1.2, capsize=1)
+    panel.set_xlabel("β")
+    panel.set_ylabel("log Z(β), nats")
+    panel.legend(fontsize=8)
+
+
+def _routes(panel: Axes, rows: Sequence[Row]) -> None:
+    for index, row in enumerate(rows):
+        panel.errorbar(
             row["value"],
             index,
             xerr=row["stderr"],
@@ -119,13 +138,10 @@ def log_z(model: str, rows: Sequence[Row], curve: Mapping[str, Sequence[Row]], p
             capsize=3,
         )
         if row["kind"] == "exact":
-            right.axvline(row["value"], color=COLOURS["exact"], linewidth=0.8, alpha=0.6)
-    right.set_yticks(
-        range(len(known)), [row["name"].removeprefix("log_z.").replace("_", " ") for row in known]
-    )
-    right.set_ylim(-0.5, len(known) - 0.5)
-    right.set_xlabel("log Z at β = 1, nats")
-    right.ticklabel_format(axis="x", useOffset=False)
-    right.grid(axis="x", alpha=0.3)
-    figure.tight_layout()
-    save(figure, path)
+            panel.axvline(row["value"], color=COLOURS["exact"], linewidth=0.8, alpha=0.6)
+    names = [row["name"].removeprefix("log_z.").replace("_", " ") for row in rows]
+    panel.set_yticks(range(len(rows)), names)
+    panel.set_ylim(-0.5, len(rows) - 0.5)
+    panel.set_xlabel("log Z at β = 1, nats")
+    panel.ticklabel_format(axis="x", useOffset=False)
+    panel.grid(axis="x", alpha=0.3)

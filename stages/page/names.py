@@ -5,7 +5,9 @@ TITLES = {
     "gaussian": "Gaussian",
     "gaussian_mixture": "Gaussian mixture",
     "bernoulli_mixture": "Bernoulli mixture",
+    "boltzmann_machine": "Boltzmann machine",
     "rbm": "RBM",
+    "neural_energy": "Neural energy",
     "vae": "VAE",
     "diffusion": "Diffusion",
 }
