@@ -49,7 +49,7 @@ class ExpectationMaximisation:
         pseudo_count: a > 0, imagined images of each value at each pixel and component.
         tolerance: The metric `converged` is 1 once the objective gains less, in nats per image.
         kmeans_rounds: Rounds of k-means after k-means++.
-        precision: "float32" for products of Gaussians' data several times as fast; parameters and
+        products: "float32" for those of Gaussians' data several times as fast; parameters and
             log-likelihoods are kept in float64, and rise to 10⁻⁶ of themselves. Images whose share of a
             component is below 10⁻⁷ of the mean share are then left out of its moments: less than 10⁻⁷ of
             its weight, which is what float32 rounds off.
@@ -63,15 +63,15 @@ class ExpectationMaximisation:
     pseudo_count: float = 0.5
     tolerance: float = 1e-4
     kmeans_rounds: int = 10
-    precision: Literal["float64", "float32"] = "float64"
+    products: Literal["float64", "float32"] = "float64"
 
     def __post_init__(self) -> None:
         """Refuse settings under which a constant pixel gives log 0."""
         for name in ("pseudo_count", "eigenvalue_floor"):
             if not (value := getattr(self, name)) > 0:
                 raise InputError(f"{name}: {value} gives log 0 at constant pixels, make it positive")
-        if self.precision not in ("float64", "float32"):
-            raise InputError(f"precision: '{self.precision}' is unknown, give float64 or float32")
+        if self.products not in ("float64", "float32"):
+            raise InputError(f"products: '{self.products}' is unknown, give float64 or float32")
 
     def init(self, model: Mixture) -> Ascent:
         """Return the state before the first step.
@@ -104,7 +104,7 @@ class ExpectationMaximisation:
         return Ascent(state.n_steps + 1, objective), metrics
 
     def _fast(self, model: Mixture) -> bool:
-        return self.precision == "float32" and isinstance(model, HasComponents)
+        return self.products == "float32" and isinstance(model, HasComponents)
 
     def _start(self, model: Mixture, x: Tensor, key: Key) -> None:
         nearest = kmeans.assignments(x, model.n_components, self.kmeans_rounds, key.torch())
