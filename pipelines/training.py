@@ -155,8 +155,12 @@ class _Run:
         return self.curve.rows
 
     def last_good(self) -> str:
-        """Keep the parameters before the step that failed; return where, as the end of a message."""
-        if self.done.step == 0 or rank() > 0:
+        """Keep the parameters before the step that failed; return where, as the end of a message.
+
+        Nothing is kept of a learner that has changed them before it saw that it failed.
+        """
+        finite = all(bool(tensor.isfinite().all()) for tensor in self.model.state_dict().values())
+        if self.done.step == 0 or rank() > 0 or not finite:
             return ""
         folder = self.folder.with_name(f"{self.name}-diverged")
         self._save(folder)

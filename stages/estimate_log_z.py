@@ -4,6 +4,7 @@ from genmodels import registry
 from genmodels.artifacts import load_model, new_folder, save_tensors, sha256, write_json
 from genmodels.estimators import free_energy
 from genmodels.kernels.choose import kernel_for
+from genmodels.kernels.on_device import OnDevice
 from genmodels.placement.choose import resumable
 from genmodels.samplers import SAMPLERS
 from genmodels.streams import Key
@@ -17,11 +18,12 @@ def work(stage: Stage) -> None:
     settings = getattr(stage.params.estimate_log_z, stage.model)
     model = load_model(stage.out / "train" / stage.model)
     digest = sha256(stage.out / "train" / stage.model / "model.safetensors")
-    kernel = kernel_for(model)
     answers = {}
     # The scratch is this stage's alone, and other parameters or dependencies have another one.
     kept = str(stage.scratch / "samplers")
     with resumable(kept, stage.name) as workers, new_folder(out / stage.model) as folder:
+        kernel = kernel_for(model)
+        kernel = OnDevice(kernel) if workers.gpus else kernel
         for name in ("replica_exchange", "population_annealing"):
             sampler = registry.build(SAMPLERS, name, getattr(settings, name).model_dump())
             key = Key(stage.params.seed, f"estimate_log_z/{stage.model}/{name}")
