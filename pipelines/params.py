@@ -17,7 +17,10 @@ from genmodels.errors import InputError
 from pipelines.schema.block import Block
 
 IMAGES = "pipelines.schema.images:Params"
-SCHEMAS = {"spin_glass": "pipelines.schema.spin_glass:Params"}  # imported on use, each what it checks against
+SCHEMAS = {  # imported on use, each what it checks against
+    "mnist": "pipelines.schema.mnist:Params",
+    "spin_glass": "pipelines.schema.spin_glass:Params",
+}
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -29,9 +29,16 @@ class Stage(NamedTuple):
     scratch: Path  # for checkpoints; another one for other parameters or dependencies
     run: tracking.Run | tracking.Silent
 
+    def settings(self, block: str) -> dict[str, Any]:
+        """Return what a block of params.yaml says of this stage's model, by key.
+
+        `model` is the kind of model, its name in MODELS: where nothing says so, what the block calls it.
+        """
+        return {"model": self.model} | self.params.model_dump()[block][self.model]
+
     def model_folder(self) -> Path:
         """Return where the stage that made the model wrote it."""
-        made_by = "fit_baselines" if self.model in type(self.params.fit_baselines).model_fields else "train"
+        made_by = "fit_baselines" if self.model in dict(self.params.fit_baselines) else "train"
         return self.out / made_by / self.model
 
     def cost(self, seconds: float, part: str = "") -> None:

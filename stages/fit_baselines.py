@@ -24,7 +24,7 @@ LEARNER = {
 def work(stage: Stage) -> None:
     """Write out/<pipeline>/fit_baselines: a model's folder, the best of its starts, and <model>.csv."""
     out = stage.out / "fit_baselines"
-    settings = getattr(stage.params.fit_baselines, stage.model).model_dump()
+    settings = stage.settings("fit_baselines")
     prepared = images.load(stage.out / "prepare" / "images")
     best: Any = None
     rows: list[Row] = []
@@ -34,7 +34,8 @@ def work(stage: Stage) -> None:
         score = curve[-1].get("objective", curve[-1]["log_likelihood"])
         if best is None or score > best[0]:
             best = score, model
-    save_model(out / stage.model, stage.model, best[1], images.describe(prepared, settings["track"]))
+    data = images.describe(prepared, settings["track"])
+    save_model(out / stage.model, settings["model"], best[1], data, settings.get("precision"))
     write_curve(out / f"{stage.model}.csv", rows)
     stage.run.file(out / f"{stage.model}.csv")
     stage.run.model(out / stage.model, stage.model)
@@ -43,8 +44,8 @@ def work(stage: Stage) -> None:
 def _fit(
     stage: Stage, settings: dict[str, Any], prepared: images.Images, start: int
 ) -> tuple[Any, list[Row]]:
-    learner = registry.build(LEARNERS, LEARNER[stage.model], settings)
-    model = registry.build(MODELS, stage.model, settings | {"n_sites": prod(prepared.shape)})
+    learner = registry.build(LEARNERS, LEARNER[settings["model"]], settings)
+    model = registry.build(MODELS, settings["model"], settings | {"n_sites": prod(prepared.shape)})
     batch = images.batch(prepared.splits["train"], settings["track"], model.domain)
     key = Key(stage.params.seed, f"fit_baselines/{stage.model}", shard=start)
     name = f"start-{start}" if "restarts" in settings else "fit"

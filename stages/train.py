@@ -25,14 +25,14 @@ _MONITORED = 1000  # images of a split, at most
 def work(stage: Stage) -> None:
     """Write out/<pipeline>/train: a model's folder and <model>.csv."""
     out = stage.out / "train"
-    settings = getattr(stage.params.train, stage.model).model_dump()
+    settings = stage.settings("train")
     prepared = images.load(stage.out / "prepare" / "images")
     key = Key(stage.params.seed, f"train/{stage.model}")
     sizes = {"shape": prepared.shape, "n_visible": prod(prepared.shape), "n_steps": settings["steps"]}
     with torch.random.fork_rng():
         torch.manual_seed(key.child("weights").counter())
-        model = registry.build(MODELS, stage.model, settings | sizes)
-    learner = registry.build(LEARNERS, LEARNER[stage.model], settings | sizes)
+        model = registry.build(MODELS, settings["model"], settings | sizes)
+    learner = registry.build(LEARNERS, LEARNER[settings["model"]], settings | sizes)
     splits = {
         name: images.batch(prepared.splits[name], settings["track"], model.domain)
         for name in ("train", "validation")
@@ -42,7 +42,8 @@ def work(stage: Stage) -> None:
     curve = train(stage, "fit", model, learner, batches, key, settings["steps"], monitor)
     if rank() > 0:
         return
-    save_model(out / stage.model, stage.model, model, images.describe(prepared, settings["track"]))
+    data = images.describe(prepared, settings["track"])
+    save_model(out / stage.model, settings["model"], model, data, settings.get("precision"))
     write_curve(out / f"{stage.model}.csv", curve)
     stage.run.file(out / f"{stage.model}.csv")
     stage.run.model(out / stage.model, stage.model)
