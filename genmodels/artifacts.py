@@ -176,12 +176,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_log_z(folder: Path) -> dict[str, Estimate]:
-    """Return the estimates of log Z that a pipeline wrote beside a model's folder, by name of method.
+    """Return the estimates of log Z in a model's folder, or beside it in its pipeline, by name of method.
 
     Those that were made of other weights than the folder's are left out.
     """
     folder = Path(folder).resolve()
-    path = folder.parent.parent / "estimate_log_z" / f"{folder.name}.json"
+    path = folder / "log_z.json"
+    if not path.exists():
+        path = folder.parent.parent / "estimate_log_z" / f"{folder.name}.json"
     if not path.exists():
         return {}
     digest, answers = sha256(folder / "model.safetensors"), read_json(path)

@@ -10,7 +10,7 @@ from genmodels import registry
 from genmodels.errors import InputError
 from genmodels.estimators import sequential
 from genmodels.kernels import KERNELS
-from genmodels.protocols import CanSample, HasBlocks, HasComponents, HasPictures, HasSides, Placement
+from genmodels.protocols import CanSample, HasBlocks, HasComponents, HasMarginals, HasPictures, Placement
 from genmodels.samplers import SAMPLERS
 from genmodels.streams import Key
 
@@ -58,8 +58,9 @@ def _chains(model: Any, n: int, key: Key, placement: Placement) -> Pictures:
     kernel = registry.build(KERNELS, "block_gibbs", {})
     sampler = registry.build(SAMPLERS, "replica_exchange", {})
     x = sampler.draw(model, kernel, n, key, placement)
-    has_hidden = isinstance(model, HasSides)
+    has_hidden = isinstance(model, HasMarginals)
     if not has_hidden:
         return Pictures((x + 1.0) / 2.0, None)
     means = model.conditional(0, x, torch.ones(n))
-    return Pictures((x[:, model.blocks[0]] + 1.0) / 2.0, means)
+    n_visible = model.n_visible
+    return Pictures((x[:, :n_visible] + 1.0) / 2.0, means[:, :n_visible])

@@ -68,6 +68,19 @@ def device(model: Any) -> torch.device:
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
+def base_rate_fields(x: Tensor) -> Tensor:
+    """Return b for which spins with P(x) ∝ exp(bᵀx) have the means of the data  # (image, site) -> (site,).
+
+    One image more of either value keeps the field of a constant pixel finite.
+
+    Raises:
+        InputError: x are not spins.
+    """
+    if not bool((x.abs() == 1).all()):
+        raise InputError("this model takes spins: map binary pixels v to 2v - 1 before training it")
+    return torch.atanh(x.sum(0) / (len(x) + 2.0))
+
+
 class BaseRate:
     """From independent spins with fields b, P_0(x) ∝ exp(bᵀx), to a model of spins, itself at β = 1.
 

@@ -89,6 +89,15 @@ class HasLogUnnormalised(Protocol):
 
 
 @runtime_checkable
+class HasLogUnnormalisedBound(Protocol):
+    """A model of visible sites of whose log probability, but for log Z, a lower bound is known."""
+
+    def log_unnormalised_bound(self, x: Tensor) -> Tensor:  # (image, visible) -> (image,)
+        """Return what log Σ_z exp(−E(x, z)) is at least, in nats."""
+        ...
+
+
+@runtime_checkable
 class HasLogProb(Protocol):
     """A model whose likelihood is tractable."""
 
@@ -112,6 +121,18 @@ class HasSides(Protocol):
 
     n_visible: int
     n_hidden: int
+
+
+@runtime_checkable
+class HasMarginals(Protocol):
+    """An energy model of two blocks of sites, either of which is summed out given the other."""
+
+    n_visible: int  # the first sites of block 0; all of it where the hidden units are one layer
+    blocks: tuple[slice, slice]
+
+    def log_marginal(self, block: int, side: Tensor, beta: float = 1.0) -> Tensor:
+        """Return log Σ exp(−βE) over the other block, given the values `side` of `block`, in nats."""
+        ...
 
 
 @runtime_checkable
@@ -140,6 +161,15 @@ class HasPictures(Protocol):
 
     def pictures(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return n samples and the probabilities of their pixels at an earlier step  # (n, site) twice."""
+        ...
+
+
+@runtime_checkable
+class HasFilters(Protocol):
+    """A model whose hidden units look at images through weights that can be shown as images."""
+
+    def filters(self) -> Tensor:  # -> (unit, visible)
+        """Return the weights of each hidden unit next to the image."""
         ...
 
 

@@ -15,8 +15,9 @@ from genmodels.protocols import (
     HasComponents,
     HasLogProb,
     HasLogUnnormalised,
+    HasLogUnnormalisedBound,
     HasLogWeights,
-    HasSides,
+    HasMarginals,
 )
 from genmodels.streams import Key
 
@@ -86,9 +87,10 @@ def routes(
     """Return log q(v) by every route, the one that stands for the model first.
 
     Gaussians: conditionals renormalised on {0, 1}, exact; and the bound by uniform dequantisation. Models
-    with a tractable likelihood: exact. Energy models: with the exact log Z where the smaller layer can be
-    summed, and with each estimated one. VAE: the importance-weighted bound, and the plain one. Diffusion:
-    the discretised variational bound.
+    with a tractable likelihood: exact. Energy models: with the exact log Z where the smaller side can be
+    summed, and with each estimated one; deep ones by the mean-field bound, which with an estimated log Z is
+    the estimate of a bound. VAE: the importance-weighted bound, and the plain one. Diffusion: the
+    discretised variational bound.
 
     Args:
         model: A Model.
@@ -106,7 +108,11 @@ def routes(
         if isinstance(model, HasLogProb):
             return [Route("", model.log_prob(x).double().numpy(), None, 0.0, "exact", "closed form")]
         if isinstance(model, HasLogUnnormalised):
-            return list(_energy(model, x, log_z or {}))
+            unnormalised = model.log_unnormalised(x).double().numpy()
+            return list(_energy(unnormalised, log_z or {}))
+        if isinstance(model, HasLogUnnormalisedBound):
+            unnormalised = model.log_unnormalised_bound(x).double().numpy()
+            return [_bounded(route) for route in _energy(unnormalised, log_z or {})]
         if isinstance(model, HasLogWeights):
             return list(_autoencoder(model, x, key, effort, progress))
         if isinstance(model, HasBoundTerms):
@@ -115,9 +121,9 @@ def routes(
 
 
 def with_enumeration(model: Any, log_z: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """Return the estimates of log Z, before them the exact one where a layer of `model` can be summed."""
-    if isinstance(model, HasSides) and min(model.n_visible, model.n_hidden) <= enumeration.MAX_LAYER:
-        return {ENUMERATION: enumeration.log_z(model), **log_z}  # type: ignore[arg-type]
+    """Return the estimates of log Z, before them the exact one where a side of `model` can be summed."""
+    if isinstance(model, HasMarginals) and enumeration.smaller_side(model)[0] <= enumeration.MAX_SIDE:
+        return {ENUMERATION: enumeration.log_z(model), **log_z}
     return dict(log_z)
 
 
@@ -129,10 +135,9 @@ def _gaussian(model: HasComponents, v: Tensor, key: Key, effort: Effort) -> Iter
     yield Route("dequantised", bounds.numpy(), variances.numpy(), 0.0, "lower", "uniform dequantisation")
 
 
-def _energy(model: Any, x: Tensor, log_z: Mapping[str, Estimate]) -> Iterator[Route]:
+def _energy(unnormalised: np.ndarray, log_z: Mapping[str, Estimate]) -> Iterator[Route]:
     from genmodels.estimators import free_energy
 
-    unnormalised = model.log_unnormalised(x).double().numpy()
     estimated = {name: estimate for name, estimate in log_z.items() if name != ENUMERATION}
     if ENUMERATION in log_z:
         yield _normalised("", unnormalised, log_z[ENUMERATION])
@@ -143,6 +148,12 @@ def _energy(model: Any, x: Tensor, log_z: Mapping[str, Estimate]) -> Iterator[Ro
         yield Route("", None, None, 0.0, "undetermined", "log Z by sampling", reason)
     for name, estimate in estimated.items():
         yield _normalised(name, unnormalised, estimate)
+
+
+def _bounded(route: Route) -> Route:
+    """Return the route of a lower bound's normaliser: with an estimated log Z an estimate of the bound."""
+    kind: Kind = "lower" if route.kind == "exact" else route.kind
+    return route._replace(kind=kind, method=f"mean-field bound, {route.method}")
 
 
 def _normalised(name: str, unnormalised: np.ndarray, log_z: Estimate) -> Route:

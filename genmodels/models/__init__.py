@@ -7,6 +7,8 @@ MODELS = {
     "bernoulli_mixture": "genmodels.models.bernoulli_mixture:BernoulliMixture",
     "ising": "genmodels.models.ising:Ising",
     "rbm": "genmodels.models.rbm:RBM",
+    "doubled_rbm": "genmodels.models.doubled_rbm:DoubledRBM",
+    "dbm": "genmodels.models.dbm:DBM",
     "vae": "genmodels.models.vae:VAE",
     "diffusion": "genmodels.models.diffusion:Diffusion",
 }

@@ -43,6 +43,10 @@ class RBM(nn.Module):
         i, j = np.indices(W.shape).reshape(2, -1)
         return Couplings(self.n_sites, i, j + self.n_visible, W.ravel(), np.concatenate([b, c]))
 
+    def filters(self) -> Tensor:
+        """Return the weights of each hidden unit  # (hidden, visible)."""
+        return self.W.detach().T
+
     def energy(self, x: Tensor) -> Tensor:
         """Return E(x, z) = −(xᵀWz + bᵀx + cᵀz)  # (replica, site) -> (replica,), nats."""
         visible, hidden = x[:, self.blocks[0]], x[:, self.blocks[1]]
