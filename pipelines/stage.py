@@ -36,10 +36,15 @@ class Stage(NamedTuple):
         """
         return {"model": self.model} | self.params.model_dump()[block][self.model]
 
-    def model_folder(self) -> Path:
-        """Return where the stage that made the model wrote it."""
-        made_by = "fit_baselines" if self.model in dict(self.params.fit_baselines) else "train"
-        return self.out / made_by / self.model
+    def models(self) -> list[str]:
+        """Return the names of all models of the pipeline, in the order of params.yaml's blocks."""
+        return [*dict(self.params.fit_baselines), *dict(self.params.train)]
+
+    def model_folder(self, model: str = "") -> Path:
+        """Return where the stage that made this stage's model, or another one, wrote it."""
+        model = model or self.model
+        made_by = "fit_baselines" if model in dict(self.params.fit_baselines) else "train"
+        return self.out / made_by / model
 
     def cost(self, seconds: float, part: str = "") -> None:
         """Note in MLflow and in out/costs.json how long the stage, or a part of it, took; in no output."""

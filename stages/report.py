@@ -13,7 +13,7 @@ from genmodels.data import images
 from genmodels.estimate import Estimate, joint_z_score
 from pipelines.stage import Stage, main
 from stages.page import figures
-from stages.page.names import TITLES, title
+from stages.page.names import title
 
 Row = dict[str, Any]
 DIVERGENCES = {"kl": "D(P‖q)", "reverse_kl": "D(q‖P)", "mass_on_support": "q(supp P)"}
@@ -23,20 +23,16 @@ _SHOWN = 14
 def work(stage: Stage) -> None:
     """Write out/<pipeline>/report: table.json, report.html and the PNGs in it."""
     out = stage.out / "report"
-    results = [read_json(stage.out / "evaluate" / f"{model}.json") for model in TITLES]
+    results = [read_json(stage.out / "evaluate" / f"{model}.json") for model in stage.models()]
     rows: list[Row] = [{"model": result["model"]} | row for result in results for row in result["rows"]]
     figures.likelihood(rows, out / "likelihood.png")
     prepared = images.load(stage.out / "prepare" / "images")
     figures.samples(_pictures(stage, prepared), prepared.shape, out / "samples.png")
     figures.curves(_curves(stage), out / "curves.png")
-    chains = {path.stem: read_json(path) for path in sorted((stage.out / "estimate_log_z").glob("*.json"))}
-    for model, methods in chains.items():
-        mine = [row for row in rows if row["model"] == model and row["name"].startswith("log_z")]
-        curve = {
-            name: [point for point in method["curve"] if point["value"] is not None]
-            for name, method in methods.items()
-        }
-        figures.log_z(model, mine, curve, out / "log_z.png")
+    estimated = {path.stem: read_json(path) for path in (stage.out / "estimate_log_z").glob("*.json")}
+    figures.log_z(
+        rows, {model: estimated[model] for model in stage.models() if model in estimated}, out / "log_z.png"
+    )
     write_json(out / "table.json", {"data": results[0]["data"], "rows": rows})
     with new_file(out / "report.html") as path:
         path.write_text(_page(stage, results[0]["data"], rows))
@@ -49,7 +45,7 @@ def _pictures(stage: Stage, prepared: images.Images) -> list[tuple[str, np.ndarr
     test = prepared.splits["test"]
     grey = test.grey[:_SHOWN] / max(1, prepared.levels - 1)
     lines = [("held-out, grey", grey), ("held-out, binary", test.binary[:_SHOWN].astype(np.float64))]
-    for model in TITLES:
+    for model in stage.models():
         with np.load(stage.out / "sample" / f"{model}.npz") as drawn:
             lines.append((title(model), drawn["pixels"][:_SHOWN]))
             if "means" in drawn:
@@ -58,14 +54,8 @@ def _pictures(stage: Stage, prepared: images.Images) -> list[tuple[str, np.ndarr
 
 
 def _curves(stage: Stage) -> dict[str, Path]:
-    made = (
-        "fit_baselines/gaussian_mixture",
-        "fit_baselines/bernoulli_mixture",
-        "train/rbm",
-        "train/vae",
-        "train/diffusion",
-    )
-    return {name.split("/")[1]: stage.out / f"{name}.csv" for name in made}
+    files = {model: stage.model_folder(model).with_suffix(".csv") for model in stage.models()}
+    return {model: path for model, path in files.items() if len(path.read_text().splitlines()) > 2}
 
 
 def _page(stage: Stage, data: Mapping[str, Any], rows: Sequence[Row]) -> str:
@@ -89,7 +79,7 @@ def _page(stage: Stage, data: Mapping[str, Any], rows: Sequence[Row]) -> str:
         log_z=[_cells(row) for row in rows if row["name"].startswith("log_z")],
         agreement=_agreement([row for row in rows if row["name"].startswith("log_z")]),
         pictures={name: _embedded(path) for name, path in shown.items() if path.exists()},
-        grids=[(title(model), _embedded(stage.out / "sample" / f"{model}.png")) for model in TITLES],
+        grids=[(title(model), _embedded(stage.out / "sample" / f"{model}.png")) for model in stage.models()],
     )  # fmt: skip
 
 
@@ -115,12 +105,16 @@ def _error(value: float | None) -> str:
 
 def _agreement(rows: Sequence[Row]) -> str:
     """Return a sentence on how far the routes to one log Z lie apart."""
-    known = [(row["name"].removeprefix("log_z.").replace("_", " "), Estimate.from_dict(row)) for row in rows]
-    known = [(name, estimate) for name, estimate in known if estimate.value is not None]
+    known = [
+        (row["model"], row["name"].removeprefix("log_z.").replace("_", " "), Estimate.from_dict(row))
+        for row in rows
+        if row["value"] is not None
+    ]
     pairs = [
-        f"{one} and {other}: {joint_z_score(a, b):.1f}"
-        for index, (one, a) in enumerate(known)
-        for other, b in known[index + 1 :]
+        f"{title(model)}, {one} and {other}: {joint_z_score(a, b):.1f}"
+        for index, (model, one, a) in enumerate(known)
+        for of, other, b in known[index + 1 :]
+        if of == model
     ]
     return (
         "Distance in joint standard errors, of which 3 would be too many. " + "; ".join(pairs) + "."

@@ -15,10 +15,16 @@ from genmodels.learners.fit import Shuffled
 from genmodels.models import MODELS
 from genmodels.protocols import HasElbo
 from genmodels.streams import Key
+from pipelines.pretraining import pretrain
 from pipelines.stage import Stage, main, rank
 from pipelines.training import Row, train, write_curve
 
-LEARNER = {"rbm": "persistent_contrastive_divergence", "vae": "gradient", "diffusion": "gradient"}
+LEARNER = {
+    "rbm": "persistent_contrastive_divergence",
+    "dbm": "persistent_contrastive_divergence",
+    "vae": "gradient",
+    "diffusion": "gradient",
+}
 _MONITORED = 1000  # images of a split, at most
 
 
@@ -37,6 +43,8 @@ def work(stage: Stage) -> None:
         name: images.batch(prepared.splits[name], settings["track"], model.domain)
         for name in ("train", "validation")
     }
+    if "pretraining" in settings:
+        pretrain(stage, model, splits["train"], settings["pretraining"], key.child("pretraining"))
     batches = Shuffled(splits["train"], settings["batch"], key.child("order"))
     monitor = _monitor(splits, key.child("monitor")) if isinstance(model, HasElbo) else None
     curve = train(stage, "fit", model, learner, batches, key, settings["steps"], monitor)

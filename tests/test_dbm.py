@@ -11,6 +11,7 @@ from genmodels.errors import InputError
 from genmodels.estimate import of_scalar
 from genmodels.estimators import enumeration, likelihood
 from genmodels.kernels.block_gibbs import BlockGibbs
+from genmodels.learners import greedy
 from genmodels.models.dbm import DBM
 from genmodels.models.doubled_rbm import DoubledRBM
 from genmodels.models.rbm import RBM
@@ -269,8 +270,10 @@ def test_a_stack_gives_each_unit_half_of_its_evidence_from_either_machine() -> N
         for machine in machines[1:]:
             for parameter in machine.parameters():
                 parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator) + 0.1)
-    model = DBM.stacked(machines).requires_grad_(False)
-    assert (model.n_visible, model.hidden) == (3, [2, 4, 3])
+    model = DBM(3, (2, 4, 3)).double().requires_grad_(False)
+    blank = greedy.machines(model)
+    assert [machine.args() for machine in blank] == [machine.args() for machine in machines]
+    greedy.stack(model, machines)
     x = every(model.n_sites)
     layers = by_layer(model, x)
     fields = [
@@ -328,3 +331,16 @@ def test_fewer_than_two_layers_are_refused(hidden: tuple[int, ...]) -> None:
 def test_other_numbers_of_copies_are_refused() -> None:
     with pytest.raises(InputError, match="each 1 or 2"):
         DoubledRBM(3, 2, (3, 1))
+
+
+def test_units_are_drawn_from_the_machine_given_images() -> None:
+    machine, n = doubled((2, 1)), 20_000
+    x = every(3)[[1, 6]]
+    z = greedy.units(machine, x.repeat(n, 1), KEY.child("units")).view(n, 2, 2)
+    assert set(z.unique().tolist()) == {-1.0, 1.0}
+    joint = torch.cat([x, x, torch.zeros(2, 2)], 1)
+    up = machine.conditional(1, joint, torch.ones(2, dtype=torch.float64))
+    error = (up * (1.0 - up) / n).sqrt()
+    assert float((((z > 0).double().mean(0) - up) / error).abs().max()) < 4.0
+    once = torch.sigmoid(2.0 * (x @ machine.W + machine.c))  # images that count once are not the same
+    assert float((((z > 0).double().mean(0) - once) / error).abs().max()) > 10.0

@@ -19,7 +19,10 @@ def entries(monkeypatch_module: pytest.MonkeyPatch) -> dict[str, dag.Entry]:
     return dag.entries(Path("dvc.yaml"))
 
 
-@pytest.fixture(scope="module", params=["dvc.yaml", "pipelines/spin_glass/dvc.yaml"])
+PIPELINES = ["dvc.yaml", "pipelines/mnist/dvc.yaml", "pipelines/spin_glass/dvc.yaml"]
+
+
+@pytest.fixture(scope="module", params=PIPELINES)
 def any_entries(
     request: pytest.FixtureRequest, monkeypatch_module: pytest.MonkeyPatch
 ) -> dict[str, dag.Entry]:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from genmodels.couplings import Couplings
 from genmodels.errors import InputError
-from genmodels.models.doubled_rbm import DoubledRBM
 from genmodels.paths import base_rate_fields
 from genmodels.protocols import Domain
 from genmodels.streams import Key
@@ -208,21 +207,3 @@ class DBM(nn.Module):
         generator = key.child("W").torch()
         for W in self.W:
             W.copy_(_WEIGHT * torch.randn(W.shape, generator=generator, dtype=W.dtype))
-
-    @classmethod
-    @torch.no_grad()
-    def stacked(cls, machines: Sequence[DoubledRBM], rounds: int = _ROUNDS) -> "DBM":
-        """Return the machine whose layers were trained greedily, each on what the one below makes of images.
-
-        A unit between two machines gets half of its evidence from either. Weights between two such layers are
-        halved, at the ends the doubled side has seen to that; biases are the mean of both machines'.
-        Salakhutdinov & Hinton 2009, section 3.1.
-        """
-        last = len(machines) - 1
-        model = cls(machines[0].n_below, [machine.n_above for machine in machines], rounds)
-        model.to(machines[0].W.dtype)
-        model.b[0].copy_(machines[0].b)
-        for k, machine in enumerate(machines):
-            model.W[k].copy_(machine.W if k in (0, last) else machine.W / 2.0)
-            model.b[k + 1].copy_(machine.c if k == last else (machine.c + machines[k + 1].b) / 2.0)
-        return model

@@ -96,36 +96,45 @@ def _shown(rows: Sequence[Mapping[str, str]]) -> list[str]:
     return [name for name in rows[0] if name not in ("step", "start")][:2]
 
 
-def log_z(model: str, rows: Sequence[Row], curve: Mapping[str, Sequence[Row]], path: Path) -> None:
-    """Draw log Z by every route with its error, and log Z(β) of those that give the whole path."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-    for name, points in curve.items():
-        beta, value, stderr = (
-            np.array([point[key] for point in points]) for key in ("beta", "value", "stderr")
-        )
-        left.errorbar(beta, value, yerr=stderr, label=name.replace("_", " "), linewidth=1.2, capsize=1)
-    left.set_xlabel("β")
-    left.set_ylabel("log Z(β), nats")
-    left.set_title(title(model), fontsize=10)
-    left.legend(fontsize=8)
-    known = [row for row in rows if row["value"] is not None]
-    for index, row in enumerate(known):
-        right.errorbar(
-            row["value"],
-            index,
-            xerr=row["stderr"],
-            fmt=MARKERS[row["kind"]],
-            color=COLOURS[row["kind"]],
-            capsize=3,
-        )
-        if row["kind"] == "exact":
-            right.axvline(row["value"], color=COLOURS["exact"], linewidth=0.8, alpha=0.6)
-    right.set_yticks(
-        range(len(known)), [row["name"].removeprefix("log_z.").replace("_", " ") for row in known]
-    )
-    right.set_ylim(-0.5, len(known) - 0.5)
-    right.set_xlabel("log Z at β = 1, nats")
-    right.ticklabel_format(axis="x", useOffset=False)
-    right.grid(axis="x", alpha=0.3)
+def log_z(rows: Sequence[Row], estimated: Mapping[str, Mapping[str, Row]], path: Path) -> None:
+    """Draw a line of panels a model: log Z(β) by each method, and log Z at β = 1 by every route.
+
+    Args:
+        rows: Of the table.
+        estimated: By model and method, a `curve` over β.
+        path: The PNG to write; none without models.
+    """
+    if not estimated:
+        return
+    figure, axes = plt.subplots(len(estimated), 2, figsize=(9, 3.2 * len(estimated)), squeeze=False)
+    for (model, methods), (left, right) in zip(estimated.items(), axes, strict=True):
+        for name, method in methods.items():
+            points = [point for point in method["curve"] if point["value"] is not None]
+            beta, value, stderr = (
+                np.array([point[key] for point in points]) for key in ("beta", "value", "stderr")
+            )
+            left.errorbar(beta, value, yerr=stderr, label=name.replace("_", " "), linewidth=1.2, capsize=1)
+        left.set_xlabel("β")
+        left.set_ylabel("log Z(β), nats")
+        left.set_title(title(model), fontsize=10)
+        left.legend(fontsize=8)
+        _routes(right, [row for row in rows if row["model"] == model and row["name"].startswith("log_z")])
     figure.tight_layout()
     save(figure, path)
+
+
+def _routes(axes: Any, rows: Sequence[Row]) -> None:
+    known = [row for row in rows if row["value"] is not None]
+    for index, row in enumerate(known):
+        kind = row["kind"]
+        style = {"fmt": MARKERS[kind], "color": COLOURS[kind], "capsize": 3}
+        axes.errorbar(row["value"], index, xerr=row["stderr"], **style)
+        if kind == "exact":
+            axes.axvline(row["value"], color=COLOURS["exact"], linewidth=0.8, alpha=0.6)
+    axes.set_yticks(
+        range(len(known)), [row["name"].removeprefix("log_z.").replace("_", " ") for row in known]
+    )
+    axes.set_ylim(-0.5, len(known) - 0.5)
+    axes.set_xlabel("log Z at β = 1, nats")
+    axes.ticklabel_format(axis="x", useOffset=False)
+    axes.grid(axis="x", alpha=0.3)

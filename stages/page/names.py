@@ -6,6 +6,7 @@ TITLES = {
     "gaussian_mixture": "Gaussian mixture",
     "bernoulli_mixture": "Bernoulli mixture",
     "rbm": "RBM",
+    "dbm": "Deep Boltzmann machine",
     "vae": "VAE",
     "diffusion": "Diffusion",
 }
