@@ -98,6 +98,93 @@ class HasLogUnnormalisedBound(Protocol):
 
 
 @runtime_checkable
+class HasStatistics(Protocol):
+    """An energy model that says of what the averages over data and over itself are to be equal.
+
+    The gradient of its mean log-likelihood is ⟨s⟩_data − ⟨s⟩_θ, s(x) = −⟨∂E/∂θ⟩_z|x, a tensor a parameter.
+    """
+
+    weight_names: tuple[str, ...]  # the parameters that weight decay is for; the others are biases
+
+    def statistics(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """Return Σ_i w_i s(x_i), hidden units averaged out given x, by parameter  # (image, visible).
+
+        `weights` sum to 1 as a rule; equal if None  # (image,)
+        """
+        ...
+
+
+@runtime_checkable
+class HasJointStatistics(Protocol):
+    """A model whose averages over itself come from whole configurations, hidden units as chains have them.
+
+    Without it the visible sites, which come first, are taken and the hidden ones averaged out.
+    """
+
+    def joint_statistics(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """Return −Σ_i w_i ∂E(x_i)/∂θ by parameter  # (replica, site)."""
+        ...
+
+
+@runtime_checkable
+class HasCentres(Protocol):
+    """A model with statistics whose gradient can be taken about the means of its units."""
+
+    def centred(
+        self, difference: dict[str, Tensor], penalty: dict[str, Tensor], centres: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the ascent direction of the model whose units have their centres taken off.
+
+        Args:
+            difference: ⟨s⟩_data − ⟨s⟩_θ, by parameter.
+            penalty: What weight decay takes off, by name of `weight_names`.
+            centres: Of the units that each bias belongs to, by bias.
+        """
+        ...
+
+
+@runtime_checkable
+class HasFirstGuess(Protocol):
+    """A model that has a better start than its constructor's, once it has seen data."""
+
+    def first_guess(self, x: Tensor, key: Key) -> None:
+        """Set the parameters, if they are untrained  # (image, visible).
+
+        Raises:
+            InputError: images that are not in the model's domain.
+        """
+        ...
+
+
+@runtime_checkable
+class HasCurvatureBound(Protocol):
+    """An energy model that is linear in its parameters: the likelihood's curvature is bounded everywhere."""
+
+    @property
+    def curvature_bound(self) -> float:
+        """Return sup_θ λ_max(Cov_θ[−∂E/∂θ]); 1 over it is a step that never lowers the likelihood."""
+        ...
+
+
+@runtime_checkable
+class HasReconstruction(Protocol):
+    """A model that gives images back from what its hidden units keep of them."""
+
+    def reconstruct(self, x: Tensor) -> Tensor:  # (image, visible) twice
+        """Return ⟨x⟩ given the hidden units' means given x."""
+        ...
+
+
+@runtime_checkable
+class HasFlipCosts(Protocol):
+    """A model of spins for which all single flips are cheaper together than one by one."""
+
+    def flip_costs(self, x: Tensor) -> Tensor:  # (image, visible) -> (image, visible)
+        """Return log q(x) − log q(x^i), x^i being x with site i flipped, in nats."""
+        ...
+
+
+@runtime_checkable
 class HasLogProb(Protocol):
     """A model whose likelihood is tractable."""
 

@@ -6,6 +6,7 @@ MODELS = {
     "gaussian_mixture": "genmodels.models.gaussian_mixture:GaussianMixture",
     "bernoulli_mixture": "genmodels.models.bernoulli_mixture:BernoulliMixture",
     "ising": "genmodels.models.ising:Ising",
+    "boltzmann_machine": "genmodels.models.boltzmann_machine:BoltzmannMachine",
     "rbm": "genmodels.models.rbm:RBM",
     "doubled_rbm": "genmodels.models.doubled_rbm:DoubledRBM",
     "dbm": "genmodels.models.dbm:DBM",

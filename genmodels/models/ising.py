@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from genmodels.couplings import Couplings
 from genmodels.errors import InputError
+from genmodels.paths import base_rate_fields
 from genmodels.protocols import Domain
+from genmodels.streams import Key
 
 _SPARSE = 0.1  # share of all pairs that are edges, above which matrices are faster than lists of neighbours
 
@@ -30,6 +32,7 @@ class Ising(nn.Module):
     """
 
     domain: Domain = "spin"
+    weight_names = ("J",)
     order: Tensor
     neighbours: Tensor
     numbers: Tensor
@@ -93,6 +96,24 @@ class Ising(nn.Module):
     def log_unnormalised(self, x: Tensor) -> Tensor:
         """Return −E(x): there are no hidden units  # (image, site) -> (image,), nats."""
         return -self.energy(x)
+
+    def statistics(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """Return ⟨x_i x_j⟩ of the edges and ⟨x⟩  # (image, site), (image,)."""
+        x = x.double()
+        w = torch.full_like(x[:, 0], 1.0 / len(x)) if weights is None else weights.double()
+        return {"J": w @ (x[:, self.i] * x[:, self.j]), "h": w @ x, "offset": -w.sum()}
+
+    @property
+    def curvature_bound(self) -> float:
+        """Return the number of edges and fields: no cut of the graph with the fields' ghost exceeds it."""
+        return float(len(self.i) + self.n_sites)
+
+    @torch.no_grad()
+    def first_guess(self, x: Tensor, key: Key) -> None:
+        """Give a model whose couplings are all 0 the data's base rates  # (image, site)."""
+        fields = base_rate_fields(x.double())
+        if not bool(self.J.any()):
+            self.h.copy_(fields)
 
     def conditional(self, block: int, x: Tensor, beta: Tensor) -> Tensor:
         """Return P_β(+1 | rest) of the sites of `block`  # (replica, site), (replica,) -> (replica, site)."""

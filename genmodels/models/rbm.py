@@ -7,7 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from genmodels.couplings import Couplings
+from genmodels.paths import base_rate_fields
 from genmodels.protocols import Domain
+from genmodels.streams import Key
+
+_WEIGHT = 0.01  # standard deviation of the first W: enough to tell the hidden units apart
 
 
 def _log_2cosh(u: Tensor) -> Tensor:
@@ -22,6 +26,7 @@ class RBM(nn.Module):
     """
 
     domain: Domain = "spin"
+    weight_names = ("W",)
 
     def __init__(self, n_visible: int, n_hidden: int) -> None:
         """Start with all parameters 0: the uniform distribution."""
@@ -71,3 +76,50 @@ class RBM(nn.Module):
     def log_unnormalised(self, x: Tensor) -> Tensor:
         """Return log Σ_z exp(−E(x, z))  # (image, visible) -> (image,), nats."""
         return self.log_marginal(0, x)
+
+    def flip_costs(self, x: Tensor) -> Tensor:
+        """Return log q(x) − log q(x^i) of every single flip  # (image, visible) twice, nats."""
+        nu = self.field(1, x)[:, None]  # (image, 1, hidden)
+        flipped = nu - 2.0 * x[:, :, None] * self.W
+        return 2.0 * x * self.b + (_log_2cosh(nu) - _log_2cosh(flipped)).sum(2)
+
+    def statistics(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """Return ⟨xzᵀ⟩, ⟨x⟩, ⟨z⟩ with z averaged out, ⟨z⟩ = tanh(Wᵀx + c)  # (image, visible), (image,)."""
+        x = x[:, : self.n_visible]
+        z = torch.tanh(self.field(1, x))
+        if weights is None:
+            return {"W": x.T @ z / len(x), "b": x.mean(0), "c": z.mean(0)}
+        weighted = x * weights[:, None]
+        return {"W": weighted.T @ z, "b": weighted.sum(0), "c": weights @ z}
+
+    def centred(
+        self, difference: dict[str, Tensor], penalty: dict[str, Tensor], centres: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the ascent direction about fixed centres μ of x and λ of z, in the plain parameters.
+
+        With E = −((x − μ)ᵀW(z − λ) + b'ᵀx + c'ᵀz): ΔW = ⟨(x − μ)(z − λ)ᵀ⟩_data − ⟨…⟩_model − decay, Δb' and
+        Δc' the differences of ⟨x⟩ and ⟨z⟩; so that Δb = Δb' − ΔW λ, Δc = Δc' − ΔWᵀ μ. All of ΔW moves the
+        biases: W that decayed at fixed b and c would come to rest where ⟨x⟩_model is not ⟨x⟩_data. Montavon &
+        Müller 2012; Melchior, Fischer & Wiskott 2016.
+        """
+        dx, dz, mu, lam = difference["b"], difference["c"], centres["b"], centres["c"]
+        dW = difference["W"] - torch.outer(mu, dz) - torch.outer(dx, lam) - penalty["W"]
+        return {"W": dW, "b": dx - dW @ lam, "c": dz - dW.T @ mu}
+
+    @property
+    def curvature_bound(self) -> float:
+        """Return sup λ_max(Cov[(xzᵀ, x, z)]) = N N_h + max(N, N_h), the largest cut, fields being edges."""
+        return float(self.n_visible * self.n_hidden + max(self.n_visible, self.n_hidden))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return ⟨x⟩ given ⟨z⟩ given x, one step of mean field  # (image, visible) twice."""
+        return torch.tanh(self.field(0, torch.tanh(self.field(1, x))))
+
+    @torch.no_grad()
+    def first_guess(self, x: Tensor, key: Key) -> None:
+        """Give an untrained machine, W = 0, base rates of the data and small weights  # (image, visible)."""
+        fields = base_rate_fields(x)
+        if not bool(self.W.any()):
+            self.b.copy_(fields)
+            noise = torch.randn(self.W.shape, generator=key.child("W").torch(), dtype=self.W.dtype)
+            self.W.copy_(_WEIGHT * noise)

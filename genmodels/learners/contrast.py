@@ -1,0 +1,114 @@
+"""The gradient of the log-likelihood: averages over the data less averages over the model."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from genmodels.errors import InputError
+from genmodels.learners import surrogate
+from genmodels.learners.ascent import Ascent, Climb, Direction, Tensors
+from genmodels.protocols import HasCentres, HasJointStatistics, HasStatistics, Kernel
+from genmodels.streams import Key
+
+_SLIDE = 0.01  # share of the newest batch in the running centres
+Surrogate = Literal["none", "global", "local"]
+
+
+class Chains(NamedTuple):
+    """Markov chains that outlive a step."""
+
+    kernel: Kernel[Any]
+    particles: Any  # the kernel's state
+
+
+class Fantasy(NamedTuple):
+    """What a rule takes the model's averages over."""
+
+    x: Tensor  # (replica, site), or visible sites alone
+    weights: Tensor | None  # of each, summing to 1; equal if None  # (replica,)
+    chains: Any  # those to go on with
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Contrast(Ascent):
+    """Ascent along ⟨s⟩_data − ⟨s⟩_model, s = −∂E/∂θ; what tells the rules apart is the negative phase.
+
+    Ackley, Hinton & Sejnowski 1985. Attributes beside those of `Ascent`:
+
+    Attributes:
+        centred: Whether the gradient is centred at running means of the units, where the model says how.
+        surrogate: How long a step is. "none": η. "global": 1/sup λ_max of the curvature, which never lowers
+            the likelihood if the model's averages are exact. "local": 1/λ_max at the parameters, by power
+            iteration over the negative phase, halved until the likelihood rises, as measured there; no step
+            if it never does. Both need an uncentred direction, and replace η and its schedule.
+    """
+
+    centred: bool = True
+    surrogate: Surrogate = "none"
+
+    def __post_init__(self) -> None:
+        """Refuse settings that make no sense."""
+        super().__post_init__()
+        if self.surrogate not in get_args(Surrogate):
+            known = ", ".join(get_args(Surrogate))
+            raise InputError(f"{self.name}: surrogate is '{self.surrogate}', expected one of {known}")
+        if self.surrogate != "none" and self.centred:
+            raise InputError(f"{self.name}: a surrogate step is for the plain gradient: set centred to false")
+
+    @abstractmethod
+    def fantasy(self, model: Any, chains: Any, batch: Tensor, key: Key) -> Fantasy:
+        """Return configurations that stand for the model, from `chains` on."""
+
+    def direction(self, model: Any, state: Climb, batch: Tensor, key: Key) -> Direction:
+        """Return the centred, decayed difference of the averages.
+
+        Metrics: `moment_mismatch`, the root mean square of ⟨x⟩_data − ⟨x⟩_model; those of the chains.
+        """
+        if not isinstance(model, HasStatistics):
+            raise InputError(f"{self.name}: {type(model).__name__} is no energy model: use another learner")
+        fantasy = self.fantasy(model, state.chains, batch, key)
+        data, averages = model.statistics(batch), model_statistics(model, fantasy, batch.shape[1])
+        difference = {name: data[name] - averages[name] for name in data}
+        centres, penalty = self._centres(model, state, data), self.penalty(model)
+        if centres:
+            ascent = model.centred(difference, penalty, centres)  # type: ignore[attr-defined]
+        else:
+            ascent = {name: difference[name] - penalty[name] for name in data}
+        rate, metrics = self._surrogate_rate(model, ascent, batch, fantasy, key)
+        visible = fantasy.x[:, : batch.shape[1]]
+        mean = visible.mean(0) if fantasy.weights is None else fantasy.weights.to(visible) @ visible
+        mismatch = float((batch.mean(0) - mean).square().mean().sqrt())
+        metrics = {"moment_mismatch": mismatch} | fantasy.metrics | metrics
+        return Direction(ascent, fantasy.chains, centres, metrics, rate)
+
+    def _centres(self, model: HasStatistics, state: Climb, data: Tensors) -> Tensors:
+        if not (self.centred and isinstance(model, HasCentres)):
+            return {}
+        means = {name: mean for name, mean in data.items() if name not in model.weight_names}
+        if state.n_steps == 0:
+            return means
+        return {name: torch.lerp(state.centres[name], mean, _SLIDE) for name, mean in means.items()}
+
+    def _surrogate_rate(
+        self, model: Any, ascent: Tensors, batch: Tensor, fantasy: Fantasy, key: Key
+    ) -> tuple[float | None, dict[str, float]]:
+        if self.surrogate == "none":
+            return None, {}
+        if self.surrogate == "global":
+            return surrogate.global_rate(model, self.weight_decay), {}
+        visible = fantasy.x[:, : batch.shape[1]]
+        samples = surrogate.Samples(batch, visible, fantasy.weights)
+        rate, gain = surrogate.local_rate(model, ascent, samples, self.weight_decay, key.child("curvature"))
+        return rate, {"surrogate_gain": gain}
+
+
+def model_statistics(model: Any, fantasy: Fantasy, n_visible: int) -> Tensors:
+    """Return ⟨s⟩ over a negative phase, from whole configurations where the model says so."""
+    if isinstance(model, HasJointStatistics) and fantasy.x.shape[1] > n_visible:
+        return model.joint_statistics(fantasy.x, fantasy.weights)
+    found: Tensors = model.statistics(fantasy.x[:, :n_visible], fantasy.weights)
+    return found
