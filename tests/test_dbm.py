@@ -12,8 +12,8 @@ from genmodels.estimate import of_scalar
 from genmodels.estimators import enumeration, likelihood
 from genmodels.kernels.block_gibbs import BlockGibbs
 from genmodels.learners import greedy
+from genmodels.learners.doubled_rbm import DoubledRBM
 from genmodels.models.dbm import DBM
-from genmodels.models.doubled_rbm import DoubledRBM
 from genmodels.models.rbm import RBM
 from genmodels.streams import Key
 
@@ -272,7 +272,11 @@ def test_a_stack_gives_each_unit_half_of_its_evidence_from_either_machine() -> N
                 parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator) + 0.1)
     model = DBM(3, (2, 4, 3)).double().requires_grad_(False)
     blank = greedy.machines(model)
-    assert [machine.args() for machine in blank] == [machine.args() for machine in machines]
+    assert [(m.n_below, m.n_above, m.copies) for m in blank] == [
+        (3, 2, (2, 1)),
+        (2, 4, (1, 1)),
+        (4, 3, (1, 2)),
+    ]
     greedy.stack(model, machines)
     x = every(model.n_sites)
     layers = by_layer(model, x)

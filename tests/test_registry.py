@@ -28,6 +28,7 @@ from genmodels.protocols import (
     HasEnergy,
     HasLogProb,
     HasLogUnnormalised,
+    HasLogUnnormalisedBound,
     Model,
 )
 from genmodels.registry import build, load
@@ -45,6 +46,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "bernoulli_mixture": {"n_sites": N_PIXELS, "components": 2},
     "ising": {"n_sites": N_PIXELS, "edges": [[0, 1], [1, 2], [0, 3], [3, 4], [2, 5]]},
     "rbm": {"n_visible": N_PIXELS, "n_hidden": 3},
+    "dbm": {"n_visible": N_PIXELS, "hidden": [2, 3]},
     "vae": {"shape": [2, 3], "latent": 2, "hidden": [8]},
     "diffusion": {"shape": [2, 3], "channels": [32], "T": 4, "dropout": 0.0},
 }
@@ -67,6 +69,7 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "persistent_contrastive_divergence": ("rbm", {"n_chains": 10}),
     "gradient": ("vae", {"learning_rate": 1e-3, "n_steps": 10}),
 }
+COMPARABLE = (HasLogProb, HasElbo, HasLogUnnormalised, HasLogUnnormalisedBound)
 DETERMINISTIC = {"closed_form", "expectation_maximisation"}  # the latter but for its start
 
 
@@ -171,7 +174,7 @@ def test_a_model_is_its_arguments_and_its_tensors(name: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_offers_something_to_compare_it_by(name: str) -> None:
-    assert any(isinstance(small(name), contract) for contract in (HasLogProb, HasElbo, HasLogUnnormalised))
+    assert any(isinstance(small(name), contract) for contract in COMPARABLE)
 
 
 @pytest.mark.parametrize("name", offering(HasLogProb))

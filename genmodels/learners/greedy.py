@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from genmodels import registry
-from genmodels.models import MODELS
+from genmodels.learners.doubled_rbm import DoubledRBM
 from genmodels.streams import Key
 
 if TYPE_CHECKING:
     from genmodels.models.dbm import DBM
-    from genmodels.models.doubled_rbm import DoubledRBM
 
 
 def machines(model: DBM) -> list[DoubledRBM]:
@@ -27,11 +25,7 @@ def machines(model: DBM) -> list[DoubledRBM]:
     sizes = [model.n_visible, *model.hidden]
     last = len(sizes) - 2
     return [
-        registry.build(
-            MODELS,
-            "doubled_rbm",
-            {"n_below": below, "n_above": above, "copies": (2 if k == 0 else 1, 2 if k == last else 1)},
-        )
+        DoubledRBM(below, above, (2 if k == 0 else 1, 2 if k == last else 1))
         for k, (below, above) in enumerate(pairwise(sizes))
     ]
 

@@ -8,7 +8,6 @@ MODELS = {
     "ising": "genmodels.models.ising:Ising",
     "boltzmann_machine": "genmodels.models.boltzmann_machine:BoltzmannMachine",
     "rbm": "genmodels.models.rbm:RBM",
-    "doubled_rbm": "genmodels.models.doubled_rbm:DoubledRBM",
     "dbm": "genmodels.models.dbm:DBM",
     "vae": "genmodels.models.vae:VAE",
     "diffusion": "genmodels.models.diffusion:Diffusion",

@@ -1,13 +1,10 @@
-"""Restricted Boltzmann machine with a side that is there twice: a layer of a deep Boltzmann machine to be."""
-
-from typing import Any
+"""What greedy pretraining trains: a restricted Boltzmann machine of which one side is there twice."""
 
 import torch
 from torch import Tensor, nn
 
 from genmodels.errors import InputError
 from genmodels.paths import base_rate_fields
-from genmodels.protocols import Domain
 from genmodels.streams import Key
 
 _WEIGHT = 0.01  # standard deviation of the first W: enough to tell the hidden units apart
@@ -29,7 +26,6 @@ class DoubledRBM(nn.Module):
         InputError: other numbers of copies.
     """
 
-    domain: Domain = "spin"
     weight_names = ("W",)
 
     def __init__(self, n_below: int, n_above: int, copies: tuple[int, int] = (2, 1)) -> None:
@@ -44,10 +40,6 @@ class DoubledRBM(nn.Module):
         self.W = nn.Parameter(torch.zeros(n_below, n_above))
         self.b = nn.Parameter(torch.zeros(n_below))
         self.c = nn.Parameter(torch.zeros(n_above))
-
-    def args(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return {"n_below": self.n_below, "n_above": self.n_above, "copies": list(self.copies)}
 
     def _sums(self, block: int, side: Tensor) -> Tensor:
         """Return the sum over the copies of one side  # (replica, copy · unit) -> (replica, unit)."""
@@ -91,10 +83,6 @@ class DoubledRBM(nn.Module):
         dx, dz, mu, lam = difference["b"], difference["c"], centres["b"], centres["c"]
         dW = difference["W"] - torch.outer(mu, dz) - torch.outer(dx, lam) - penalty["W"]
         return {"W": dW, "b": dx - dW @ lam, "c": dz - dW.T @ mu}
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Return ⟨x⟩ given ⟨z⟩ given x, one step of mean field  # (image, visible) twice."""
-        return torch.tanh(self.field(0, self.copies[1] * self.hidden_means(x)))
 
     @torch.no_grad()
     def first_guess(self, x: Tensor, key: Key) -> None:
