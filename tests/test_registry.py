@@ -127,7 +127,7 @@ def test_every_entry_names_a_documented_class(entries: dict[str, str]) -> None:
     [
         ("rmb", "unknown name 'rmb': did you mean 'rbm'?"),
         ("gausian", "unknown name 'gausian': did you mean 'gaussian'?"),
-        ("", "known are bernoulli_mixture, diffusion, gaussian, gaussian_mixture, independent, ising, rbm,"),
+        ("", "known are bernoulli_mixture, boltzmann_machine, dbm, diffusion, gaussian, gaussian_mixture,"),
     ],
 )
 def test_an_unknown_name_gets_the_nearest_one(name: str, message: str) -> None:
