@@ -38,7 +38,7 @@ def work(stage: Stage) -> None:
     save_model(out / stage.model, settings["model"], best[1], data, settings.get("precision"))
     write_curve(out / f"{stage.model}.csv", rows)
     stage.run.file(out / f"{stage.model}.csv")
-    stage.run.model(out / stage.model, stage.model)
+    stage.run.model(out / stage.model, stage.registered_name())
 
 
 def _fit(

@@ -54,7 +54,7 @@ def work(stage: Stage) -> None:
     save_model(out / stage.model, settings["model"], model, data, settings.get("precision"))
     write_curve(out / f"{stage.model}.csv", curve)
     stage.run.file(out / f"{stage.model}.csv")
-    stage.run.model(out / stage.model, stage.model)
+    stage.run.model(out / stage.model, stage.registered_name())
 
 
 def _monitor(splits: dict[str, Tensor], key: Key) -> Callable[[Any], Row]:
