@@ -81,6 +81,18 @@ def base_rate_fields(x: Tensor) -> Tensor:
     return torch.atanh(x.sum(0) / (len(x) + 2.0))
 
 
+def log_z_of_fields(fields: Tensor) -> float:
+    """Return log Σ_x exp(bᵀx) = Σ_i log 2cosh b_i of independent spins, nats  # (site,)."""
+    return float((2.0 * torch.cosh(fields.double())).log().sum())
+
+
+def draw_spins(fields: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Return n draws of P(x) ∝ exp(bᵀx), ±1, on the generator's device  # (site,) -> (n, site)."""
+    up = torch.sigmoid(2.0 * fields.float()).to(generator.device)
+    drawn = torch.rand(n, len(up), generator=generator, device=generator.device)
+    return (drawn < up).float() * 2.0 - 1.0
+
+
 class BaseRate:
     """From independent spins with fields b, P_0(x) ∝ exp(bᵀx), to a model of spins, itself at β = 1.
 
@@ -91,7 +103,7 @@ class BaseRate:
     def __init__(self, model: Any, fields: Tensor) -> None:
         """Wrap `model`; `fields` are b  # (site,)."""
         self.model, self.fields, self.n_sites = model, fields.detach(), model.n_sites
-        self.log_z_reference = float((2.0 * torch.cosh(self.fields.double())).log().sum())
+        self.log_z_reference = log_z_of_fields(self.fields)
         if hasattr(model, "blocks"):
             self.blocks = model.blocks
 
@@ -106,9 +118,7 @@ class BaseRate:
 
     def draw_reference(self, n: int, generator: torch.Generator) -> Tensor:
         """Return n independent draws at β = 0  # (n, site), ±1."""
-        up = torch.sigmoid(2.0 * self.fields.float()).to(generator.device)
-        drawn = torch.rand(n, self.n_sites, generator=generator, device=generator.device)
-        return (drawn < up).float() * 2.0 - 1.0
+        return draw_spins(self.fields, n, generator)
 
     def conditional(self, block: int, x: Tensor, beta: Tensor) -> Tensor:
         """Return P_β(+1 | rest) of the sites of `block`: logit P = that of the model + 2(1 − β)b."""

@@ -9,13 +9,9 @@ from torch import Tensor
 
 from genmodels.errors import InputError
 from genmodels.estimators import enumeration
+from genmodels.learners.ascent import Tensors
 from genmodels.learners.fit import Shuffled, fit
-from genmodels.learners.persistent_contrastive_divergence import (
-    Moments,
-    PersistentContrastiveDivergence,
-    ascent,
-    moments,
-)
+from genmodels.learners.persistent_contrastive_divergence import PersistentContrastiveDivergence
 from genmodels.models.rbm import RBM
 from genmodels.streams import Key
 
@@ -44,16 +40,21 @@ def log_likelihood(rbm: RBM, x: Tensor) -> Tensor:
     return (rbm.log_unnormalised(x) - log_z).mean()
 
 
-def gradient(rbm: RBM, x: Tensor) -> Moments:
+def gradient(rbm: RBM, x: Tensor) -> Tensors:
     rbm.requires_grad_(True)
     found = torch.autograd.grad(log_likelihood(rbm, x), [rbm.W, rbm.b, rbm.c])
     rbm.requires_grad_(False)
-    return Moments(*found)
+    return dict(zip("Wbc", found, strict=True))
 
 
-def exact_moments(rbm: RBM) -> Moments:
+def exact_statistics(rbm: RBM) -> Tensors:
     x = every(rbm.n_visible)
-    return moments(rbm, x, rbm.log_unnormalised(x).softmax(0))
+    return rbm.statistics(x, rbm.log_unnormalised(x).softmax(0))
+
+
+def ascent(rbm: RBM, data: Tensors, fantasy: Tensors, mu: Tensor, lam: Tensor, decay: float = 0.0) -> Tensors:
+    difference = {name: data[name] - fantasy[name] for name in data}
+    return rbm.centred(difference, {"W": decay * rbm.W}, {"b": mu, "c": lam})
 
 
 def test_energy_is_the_sum_over_pairs_and_sites() -> None:
@@ -128,19 +129,17 @@ def test_ascent_with_exact_moments_is_the_gradient() -> None:
     rbm = asymmetric()
     x = every(4)[[0, 3, 3, 7, 9]]
     zeros = torch.zeros(4, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    direction = ascent(moments(rbm, x), exact_moments(rbm), *zeros)
-    for found, expected in zip(direction, gradient(rbm, x), strict=True):
-        assert torch.allclose(found, expected, atol=1e-12)
-    backwards = ascent(exact_moments(rbm), moments(rbm, x), *zeros)
-    assert not torch.allclose(backwards.xz, gradient(rbm, x).xz, atol=1e-3)
+    direction, expected = ascent(rbm, rbm.statistics(x), exact_statistics(rbm), *zeros), gradient(rbm, x)
+    assert all(torch.allclose(direction[name], expected[name], atol=1e-12) for name in "Wbc")
+    backwards = ascent(rbm, exact_statistics(rbm), rbm.statistics(x), *zeros)
+    assert not torch.allclose(backwards["W"], expected["W"], atol=1e-3)
 
 
 def test_weighted_moments_count_an_image_as_often_as_its_weight() -> None:
     rbm, x = asymmetric(), every(4)[[1, 6, 11]]
-    repeated = moments(rbm, x[[0, 1, 1, 2, 2, 2]])
-    weighted = moments(rbm, x, torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64) / 6.0)
-    for one, other in zip(repeated, weighted, strict=True):
-        assert torch.allclose(one, other, atol=1e-14)
+    repeated = rbm.statistics(x[[0, 1, 1, 2, 2, 2]])
+    weighted = rbm.statistics(x, torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64) / 6.0)
+    assert all(torch.allclose(repeated[name], weighted[name], atol=1e-14) for name in "Wbc")
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
@@ -161,11 +160,11 @@ def test_centred_ascent_is_the_gradient_in_centred_parameters(decay: float) -> N
     objective = log_unnormalised(x).mean() - log_unnormalised(every(4)).logsumexp(0)
     objective = objective - 0.5 * decay * W.square().sum()
     dW, db0, dc0 = torch.autograd.grad(objective, [W, b0, c0])
-    direction = ascent(moments(rbm, x), exact_moments(rbm), mu, lam, decay * rbm.W)
-    assert torch.allclose(direction.xz, dW, atol=1e-12)
-    assert torch.allclose(direction.x, db0 - dW @ lam, atol=1e-12)
-    assert torch.allclose(direction.z, dc0 - dW.T @ mu, atol=1e-12)
-    assert not torch.allclose(direction.xz, gradient(rbm, x).xz, atol=1e-3)
+    direction = ascent(rbm, rbm.statistics(x), exact_statistics(rbm), mu, lam, decay)
+    assert torch.allclose(direction["W"], dW, atol=1e-12)
+    assert torch.allclose(direction["b"], db0 - dW @ lam, atol=1e-12)
+    assert torch.allclose(direction["c"], dc0 - dW.T @ mu, atol=1e-12)
+    assert not torch.allclose(direction["W"], gradient(rbm, x)["W"], atol=1e-3)
 
 
 @pytest.mark.parametrize("at", [0.0, 0.4])
@@ -175,16 +174,16 @@ def test_with_weight_decay_the_means_of_x_and_z_still_come_out_right(at: float) 
     x = every(4)[[0, 3, 3, 7, 9]]
     mu, lam = torch.full((4,), at, dtype=torch.float64), torch.full((3,), -at, dtype=torch.float64)
     for _ in range(4000):
-        direction = ascent(moments(rbm, x), exact_moments(rbm), mu, lam, 0.2 * rbm.W)
-        for parameter, change in zip((rbm.W, rbm.b, rbm.c), direction, strict=True):
-            parameter.add_(change, alpha=0.1)
-    data, model = moments(rbm, x), exact_moments(rbm)
-    assert torch.allclose(model.x, data.x, atol=1e-6)
-    assert torch.allclose(model.z, data.z, atol=1e-6)
-    assert torch.allclose(data.xz - model.xz, 0.2 * rbm.W, atol=1e-6)
+        direction = ascent(rbm, rbm.statistics(x), exact_statistics(rbm), mu, lam, 0.2)
+        for name, parameter in rbm.named_parameters():
+            parameter.add_(direction[name], alpha=0.1)
+    data, model = rbm.statistics(x), exact_statistics(rbm)
+    assert torch.allclose(model["b"], data["b"], atol=1e-6)
+    assert torch.allclose(model["c"], data["c"], atol=1e-6)
+    assert torch.allclose(data["W"] - model["W"], 0.2 * rbm.W, atol=1e-6)
     assert float(rbm.W.abs().max()) > 0.1
-    undecayed = ascent(data, model, mu, lam)
-    assert at == 0.0 or float((undecayed.x - data.x + model.x).abs().max()) > 1e-3  # decay of W alone moves b
+    undecayed = ascent(rbm, data, model, mu, lam)["b"] - data["b"] + model["b"]
+    assert at == 0.0 or float(undecayed.abs().max()) > 1e-3  # decay of W alone moves b
 
 
 def test_either_direction_raises_the_likelihood() -> None:
@@ -192,11 +191,11 @@ def test_either_direction_raises_the_likelihood() -> None:
     x = every(4)[[0, 3, 3, 7, 9]]
     centres = torch.full((4,), 0.4, dtype=torch.float64), torch.full((3,), -0.3, dtype=torch.float64)
     for mu, lam in (centres, (torch.zeros_like(centres[0]), torch.zeros_like(centres[1]))):
-        direction = ascent(moments(rbm, x), exact_moments(rbm), mu, lam)
-        rise = sum(float((g * d).sum()) for g, d in zip(gradient(rbm, x), direction, strict=True))
+        direction = ascent(rbm, rbm.statistics(x), exact_statistics(rbm), mu, lam)
+        rise = sum(float((g * direction[name]).sum()) for name, g in gradient(rbm, x).items())
         moved = asymmetric()
-        for parameter, change in zip((moved.W, moved.b, moved.c), direction, strict=True):
-            parameter.add_(change, alpha=1e-5)
+        for name, parameter in moved.named_parameters():
+            parameter.add_(direction[name], alpha=1e-5)
         gained = float(log_likelihood(moved, x) - log_likelihood(rbm, x))
         assert rise > 0.0
         assert gained == pytest.approx(1e-5 * rise, rel=1e-3)
@@ -254,8 +253,8 @@ def test_training_comes_close_to_a_known_distribution(centred: bool) -> None:
 class Backwards(PersistentContrastiveDivergence):
     """Takes every step the wrong way."""
 
-    def _rate(self, step: int) -> float:
-        return -super()._rate(step)
+    def rate(self, step: int) -> float:
+        return -super().rate(step)
 
 
 def test_steps_the_wrong_way_lead_away() -> None:
@@ -272,17 +271,18 @@ def test_a_step_is_the_ascent_from_the_chains_that_went_on() -> None:
     )
     state, _ = learner.step(rbm, learner.init(rbm), x, KEY.at(round=0))
     W, b, c = rbm.W.clone(), rbm.b.clone(), rbm.c.clone()
-    particles, _ = learner.kernel.advance(rbm, state.particles, torch.ones(50), 3, KEY.at(round=1))
-    fantasy = moments(rbm, learner.kernel.configuration(particles)[:, :9])
-    data = moments(rbm, x)
+    kernel, particles = state.chains
+    particles, _ = kernel.advance(rbm, particles, torch.ones(50), 3, KEY.at(round=1))
+    fantasy, data = rbm.statistics(kernel.configuration(particles)), rbm.statistics(x)
     after, metrics = learner.step(rbm, state, x, KEY.at(round=1))
     rate = 0.1 * (1.0 - 1.0 / 10.0)
     assert metrics["learning_rate"] == pytest.approx(rate)
-    assert torch.allclose(rbm.W, W + rate * (data.xz - fantasy.xz - 0.02 * W), atol=1e-6)
-    assert torch.allclose(rbm.b, b + rate * (data.x - fantasy.x), atol=1e-6)
-    assert torch.allclose(rbm.c, c + rate * (data.z - fantasy.z), atol=1e-6)
-    assert torch.equal(learner.kernel.configuration(after.particles), learner.kernel.configuration(particles))
-    assert metrics["moment_mismatch"] == pytest.approx(float((data.x - fantasy.x).square().mean().sqrt()))
+    assert torch.allclose(rbm.W, W + rate * (data["W"] - fantasy["W"] - 0.02 * W), atol=1e-6)
+    assert torch.allclose(rbm.b, b + rate * (data["b"] - fantasy["b"]), atol=1e-6)
+    assert torch.allclose(rbm.c, c + rate * (data["c"] - fantasy["c"]), atol=1e-6)
+    assert torch.equal(kernel.configuration(after.chains.particles), kernel.configuration(particles))
+    mismatch = (data["b"] - fantasy["b"]).square().mean().sqrt()
+    assert metrics["moment_mismatch"] == pytest.approx(float(mismatch))
 
 
 def test_the_first_step_sets_base_rates_and_small_weights() -> None:
@@ -292,7 +292,7 @@ def test_the_first_step_sets_base_rates_and_small_weights() -> None:
     state, _ = learner.step(rbm, learner.init(rbm), x, KEY)
     assert torch.allclose(rbm.b.tanh(), x.sum(0) / 302.0, atol=1e-6)
     assert 0.005 < float(rbm.W.detach().std()) < 0.02
-    assert torch.equal(state.x_centre, x.mean(0))
+    assert torch.equal(state.centres["b"], x.mean(0))
     kept = asymmetric(9, 6).float()
     learner.step(kept, learner.init(kept), x, KEY)
     assert torch.equal(kept.W, asymmetric(9, 6).float().W)  # a trained machine is trained further, not reset
@@ -303,7 +303,7 @@ def test_centres_follow_the_data_slowly() -> None:
     learner = PersistentContrastiveDivergence(n_chains=20, learning_rate=0.0)
     state, _ = learner.step(rbm, learner.init(rbm), x, KEY)
     state, _ = learner.step(rbm, state, -x, KEY.at(round=1))
-    assert torch.allclose(state.x_centre, 0.98 * x.mean(0), atol=1e-6)
+    assert torch.allclose(state.centres["b"], 0.98 * x.mean(0), atol=1e-6)
 
 
 def test_pixels_of_0_and_1_are_refused() -> None:

@@ -40,7 +40,7 @@ class Dense(NamedTuple):
     def energy(self, spins: np.ndarray, n_replicas: int) -> np.ndarray:
         """Return E of every replica  # (replica,), float64, nats at β = 1."""
         c = self.couplings
-        return c.offset - np.asarray(_pairs(spins, c.i, c.j, c.J, c.h))
+        return c.offset - np.asarray(_pairs(np.ascontiguousarray(spins.T), c.i, c.j, c.J, c.h))
 
     @staticmethod
     def select(spins: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -118,13 +118,14 @@ def _fields(x: Any, flat: Any, h: Any, field: Any) -> None:
 
 @Loop
 def _pairs(spins: Any, i: Any, j: Any, J: Any, h: Any) -> Any:
-    """Return Σ J_ij x_i x_j + Σ h_i x_i  # (replica,), float64."""
-    total = np.zeros(spins.shape[0])
-    for r in range(len(total)):
-        x, sum_ = spins[r], 0.0
-        for e in range(len(i)):
-            sum_ += J[e] * np.float64(x[i[e]] * x[j[e]])
-        for site in range(len(h)):
-            sum_ += h[site] * np.float64(x[site])
-        total[r] = sum_
+    """Return Σ J_ij x_i x_j + Σ h_i x_i of spins (site, replica)  # (replica,), float64."""
+    total = np.zeros(spins.shape[1])
+    for e in range(len(i)):
+        one, other = spins[i[e]], spins[j[e]]
+        for r in range(len(total)):
+            total[r] += J[e] * np.float64(one[r] * other[r])
+    for site in range(len(h)):
+        x = spins[site]
+        for r in range(len(total)):
+            total[r] += h[site] * np.float64(x[r])
     return total

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from genmodels.errors import InputError
 from genmodels.estimate import Estimate, Kind, of_scalar, undetermined
-from genmodels.protocols import HasMarginals
+from genmodels.paths import potential
+from genmodels.protocols import HasEnergy, HasMarginals
 
 MAX_SIDE = 24
 MAX_SITES = 20
@@ -59,10 +60,10 @@ def log_z(model: HasMarginals, beta: float = 1.0) -> Estimate:
 
 @torch.no_grad()
 def log_z_of_energy(model: Any, beta: float = 1.0) -> Estimate:
-    """Return the exact log Σ_x exp(−βE(x)) in nats of any model of ±1 sites, by summing all states.
+    """Return the exact log Σ_x exp(−βE(x) − E_0(x)) in nats of any model of ±1 sites, by summing all states.
 
     Args:
-        model: An nn.Module with n_sites and energy (HasEnergy).
+        model: An nn.Module with n_sites and energy (HasEnergy), and perhaps a reference.
         beta: Inverse temperature.
 
     Raises:
@@ -74,8 +75,17 @@ def log_z_of_energy(model: Any, beta: float = 1.0) -> Estimate:
             "that can be summed; estimate it by sampling instead"
         )
     exact = copy.deepcopy(model).double().cpu()
-    parts = [(-beta * exact.energy(x)).logsumexp(0) for x in states(model.n_sites)]
+    at = torch.tensor(beta, dtype=torch.float64)
+    parts = [(-potential(exact, x, at)).logsumexp(0) for x in states(model.n_sites)]
     return _exact(float(torch.stack(parts).logsumexp(0)), 2**model.n_sites, f"sum over {model.n_sites} sites")
+
+
+def known_log_z(model: Any) -> Estimate | None:
+    """Return the exact log Z where a side, or all sites, of an energy model can be summed, else None."""
+    if isinstance(model, HasMarginals):
+        return log_z(model) if smaller_side(model)[0] <= MAX_SIDE else None
+    spins = isinstance(model, HasEnergy) and getattr(model, "domain", "spin") == "spin"
+    return log_z_of_energy(model) if spins and model.n_sites <= MAX_SITES else None
 
 
 def _exact(value: float, n: int, method: str) -> Estimate:

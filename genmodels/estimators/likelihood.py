@@ -17,7 +17,6 @@ from genmodels.protocols import (
     HasLogUnnormalised,
     HasLogUnnormalisedBound,
     HasLogWeights,
-    HasMarginals,
 )
 from genmodels.streams import Key
 
@@ -121,10 +120,9 @@ def routes(
 
 
 def with_enumeration(model: Any, log_z: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """Return the estimates of log Z, before them the exact one where a side of `model` can be summed."""
-    if isinstance(model, HasMarginals) and enumeration.smaller_side(model)[0] <= enumeration.MAX_SIDE:
-        return {ENUMERATION: enumeration.log_z(model), **log_z}
-    return dict(log_z)
+    """Return the estimates of log Z, before them the exact one where the model can be summed."""
+    exact = enumeration.known_log_z(model)
+    return dict(log_z) if exact is None else {ENUMERATION: exact, **log_z}
 
 
 def _gaussian(model: HasComponents, v: Tensor, key: Key, effort: Effort) -> Iterator[Route]:

@@ -65,7 +65,14 @@ class ExpectationMaximisation:
                 raise InputError(f"{name}: {value} gives log 0 at constant pixels, make it positive")
 
     def init(self, model: Mixture) -> Ascent:
-        """Return the state before the first step."""
+        """Return the state before the first step.
+
+        Raises:
+            InputError: the model is no mixture.
+        """
+        if not hasattr(model, "log_joint"):
+            kind = type(model).__name__
+            raise InputError(f"ExpectationMaximisation: {kind} is no mixture: use another learner")
         return Ascent(0, -math.inf)
 
     def step(self, model: Mixture, state: Ascent, batch: Tensor, key: Key) -> tuple[Ascent, dict[str, float]]:

@@ -91,8 +91,10 @@ class Gradient:
         """Return the state at step 0.
 
         Raises:
-            InputError: the number of processes that run is not `processes`.
+            InputError: the number of processes that run is not `processes`, or the model has no loss.
         """
+        if not hasattr(model, "loss"):
+            raise InputError(f"Gradient: {type(model).__name__} has no loss: use another learner")
         from accelerate import Accelerator
 
         # Without being told of the CPU, Accelerate runs torchrun's processes as so many single ones.
