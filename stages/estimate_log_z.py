@@ -11,7 +11,7 @@ from genmodels.artifacts import load_model, new_folder, save_tensors, sha256, wr
 from genmodels.data import images
 from genmodels.estimate import Estimate
 from genmodels.estimators import free_energy
-from genmodels.kernels import KERNELS
+from genmodels.kernels.choose import kernel_for
 from genmodels.paths import BaseRate, base_rate_fields
 from genmodels.placement.choose import resumable
 from genmodels.samplers import SAMPLERS
@@ -31,7 +31,7 @@ def work(stage: Stage) -> None:
     settings = stage.settings("estimate_log_z")
     digest = sha256(stage.model_folder() / "model.safetensors")
     model = _path(stage, settings.get("reference", "uniform"))
-    kernel = registry.build(KERNELS, "block_gibbs", {})
+    kernel = kernel_for(model)
     answers = {}
     # The scratch is this stage's alone, and other parameters or dependencies have another one.
     kept = str(stage.scratch / "samplers")
