@@ -98,6 +98,26 @@ class HasLogUnnormalisedBound(Protocol):
 
 
 @runtime_checkable
+class HasMeanField(Protocol):
+    """A deep machine: given an image its hidden layers are not independent, but have a mean field."""
+
+    n_visible: int  # the first sites of block 0; then come the other even layers
+    blocks: tuple[slice, slice]
+
+    def mean_field(self, x: Tensor) -> list[Tensor]:
+        """Return the means of x and of each hidden layer  # (image, visible) -> (image, units) each."""
+        ...
+
+    def energy(self, x: Tensor) -> Tensor:
+        """Return E of whole configurations  # (replica, site) -> (replica,), nats."""
+        ...
+
+    def conditional(self, block: int, x: Tensor, beta: Tensor) -> Tensor:
+        """Return P_β(+1 | the other block) for each site of `block`  # (replica, sites of the block)."""
+        ...
+
+
+@runtime_checkable
 class HasStatistics(Protocol):
     """An energy model that says of what the averages over data and over itself are to be equal.
 

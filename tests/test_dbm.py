@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genmodels.errors import InputError
 from genmodels.estimate import of_scalar
-from genmodels.estimators import enumeration, likelihood
+from genmodels.estimators import enumeration, likelihood, posterior
 from genmodels.kernels.block_gibbs import BlockGibbs
 from genmodels.learners import greedy
 from genmodels.learners.doubled_rbm import DoubledRBM
@@ -309,8 +309,10 @@ def test_its_likelihood_is_a_bound_and_with_an_estimated_log_z_an_estimate_of_on
     assert exact_log_z is not None
     truth = (log_unnormalised(model, every(3)) - exact_log_z).numpy()
     assert sum(math.exp(value) for value in truth) == pytest.approx(1.0)
-    (route,) = likelihood.routes(model, v, KEY, likelihood.with_enumeration(model, {}))
-    assert route.kind == "lower"
+    route, annealed = likelihood.routes(model, v, KEY, likelihood.with_enumeration(model, {}))
+    assert (route.kind, annealed.name, annealed.kind) == ("lower", "annealed", "estimate")
+    assert annealed.values.mean() == pytest.approx(truth.mean(), abs=0.02)
+    assert route.values.mean() < truth.mean() - 0.05
     assert route.values is not None
     assert (route.values < truth).all()
     assert (truth - route.values).max() < 1.0
@@ -318,7 +320,7 @@ def test_its_likelihood_is_a_bound_and_with_an_estimated_log_z_an_estimate_of_on
         name: of_scalar(exact_log_z + shift, stderr=0.1, kind="estimate", unit="nats", n=9, method=name)
         for name, shift in (("one", 0.05), ("other", -0.05))
     }
-    first, *others = likelihood.routes(model, v, KEY, guessed)
+    first, *others, _ = likelihood.routes(model, v, KEY, guessed)
     assert [route.kind for route in (first, *others)] == ["estimate"] * 3
     assert first.method.startswith("mean-field bound, log Z: ")
     assert first.values == pytest.approx(route.values)
@@ -348,3 +350,41 @@ def test_units_are_drawn_from_the_machine_given_images() -> None:
     assert float((((z > 0).double().mean(0) - up) / error).abs().max()) < 4.0
     once = torch.sigmoid(2.0 * (x @ machine.W + machine.c))  # images that count once are not the same
     assert float((((z > 0).double().mean(0) - once) / error).abs().max()) > 10.0
+
+
+@pytest.mark.parametrize(("n_visible", "hidden"), SIZES)
+def test_annealing_leads_from_the_bound_to_the_truth(n_visible: int, hidden: tuple[int, ...]) -> None:
+    model = asymmetric(n_visible, hidden, scale=0.7).float()
+    x, n = every(n_visible).float(), 4000
+    exact = asymmetric(n_visible, hidden, scale=0.7)
+    truth, bound = log_unnormalised(exact, x.double()), exact.log_unnormalised_bound(x.double())
+    assert float((truth - bound).mean()) > 0.05
+    found = posterior.anneal(model, x, n, 60, KEY.child("anneal"))
+    error = (n / found.ess - 1.0).clamp(min=1e-3).sqrt() / math.sqrt(n)  # of the log of a mean of weights
+    assert float(((found.log_unnormalised - truth) / error).abs().max()) < 4.0
+    assert float(((found.log_unnormalised + 0.1 - truth) / error).abs().max()) > 4.0
+    jump = posterior.Clamped(model, x.repeat_interleave(n, 0))
+    z = jump.draw_reference(len(x) * n, KEY.child("jump").torch())
+    at_once = (jump.log_z_reference - jump.energy(z)).view(len(x), n)  # its mean is the bound
+    error = at_once.std(1) / math.sqrt(n) + 1e-4
+    assert float(((at_once.mean(1) - bound) / error).abs().max()) < 4.0
+
+
+def test_the_way_to_the_posterior_is_sampled_as_it_is_summed() -> None:
+    model = asymmetric()
+    hidden = every(5)
+    for image in every(3)[[2, 5]]:
+        one = posterior.Clamped(model, image.expand(len(hidden), -1))
+        reference = -one.reference_energy(hidden)
+        assert float(reference.logsumexp(0)) == pytest.approx(float(one.log_z_reference[0]))
+        beta = torch.full((len(hidden),), 0.3, dtype=torch.float64)
+        log_p = reference - beta * one.energy(hidden)
+        for block in (0, 1):
+            p = one.conditional(block, hidden, beta)
+            for place, site in enumerate(range(*one.blocks[block].indices(5))):
+                up, down = hidden.clone(), hidden.clone()
+                up[:, site], down[:, site] = 1.0, -1.0
+                places = ((up + 1) / 2) @ torch.tensor([16.0, 8.0, 4.0, 2.0, 1.0]).double()
+                below = ((down + 1) / 2) @ torch.tensor([16.0, 8.0, 4.0, 2.0, 1.0]).double()
+                expected = torch.sigmoid(log_p[places.long()] - log_p[below.long()])
+                assert torch.allclose(p[:, place], expected, atol=1e-8)

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from genmodels.estimate import Estimate, Kind, over_images, undetermined
-from genmodels.estimators import dequantised, enumeration, importance_weighted, sequential, variational
+from genmodels.estimators import (
+    dequantised,
+    enumeration,
+    importance_weighted,
+    posterior,
+    sequential,
+    variational,
+)
 from genmodels.protocols import (
     HasBoundTerms,
     HasComponents,
@@ -17,6 +24,7 @@ from genmodels.protocols import (
     HasLogUnnormalised,
     HasLogUnnormalisedBound,
     HasLogWeights,
+    HasMeanField,
 )
 from genmodels.streams import Key
 
@@ -31,6 +39,9 @@ class Effort(NamedTuple):
     noise_levels: int = 16  # a diffusion model's noise levels per image and repeat
     noise_repeats: int = 8
     dequantisation_samples: int = 64  # a Gaussian mixture's draws of u per image
+    posterior_images: int = 100  # of which a deep machine's hidden layers are annealed, the first ones
+    posterior_particles: int = 20  # per image
+    posterior_steps: int = 200
 
 
 class Route(NamedTuple):
@@ -88,8 +99,8 @@ def routes(
     Gaussians: conditionals renormalised on {0, 1}, exact; and the bound by uniform dequantisation. Models
     with a tractable likelihood: exact. Energy models: with the exact log Z where the smaller side can be
     summed, and with each estimated one; deep ones by the mean-field bound, which with an estimated log Z is
-    the estimate of a bound. VAE: the importance-weighted bound, and the plain one. Diffusion: the
-    discretised variational bound.
+    the estimate of a bound, and by its gap annealed for some images. VAE: the importance-weighted bound, and
+    the plain one. Diffusion: the discretised variational bound.
 
     Args:
         model: A Model.
@@ -110,8 +121,7 @@ def routes(
             unnormalised = model.log_unnormalised(x).double().numpy()
             return list(_energy(unnormalised, log_z or {}))
         if isinstance(model, HasLogUnnormalisedBound):
-            unnormalised = model.log_unnormalised_bound(x).double().numpy()
-            return [_bounded(route) for route in _energy(unnormalised, log_z or {})]
+            return list(_deep(model, x, log_z or {}, key, effort))
         if isinstance(model, HasLogWeights):
             return list(_autoencoder(model, x, key, effort, progress))
         if isinstance(model, HasBoundTerms):
@@ -148,10 +158,23 @@ def _energy(unnormalised: np.ndarray, log_z: Mapping[str, Estimate]) -> Iterator
         yield _normalised(name, unnormalised, estimate)
 
 
-def _bounded(route: Route) -> Route:
-    """Return the route of a lower bound's normaliser: with an estimated log Z an estimate of the bound."""
-    kind: Kind = "lower" if route.kind == "exact" else route.kind
-    return route._replace(kind=kind, method=f"mean-field bound, {route.method}")
+def _deep(model: Any, x: Tensor, log_z: Mapping[str, Estimate], key: Key, effort: Effort) -> Iterator[Route]:
+    bound = model.log_unnormalised_bound(x).double()
+    first, *others = _energy(bound.numpy(), log_z)
+    for route in (first, *others):
+        # With an estimated log Z it is the estimate of a bound.
+        kind: Kind = "lower" if route.kind == "exact" else route.kind
+        yield route._replace(kind=kind, method=f"mean-field bound, {route.method}")
+    if first.values is None or not isinstance(model, HasMeanField):
+        return
+    n = min(effort.posterior_images, len(x))
+    sizes = effort.posterior_particles, effort.posterior_steps
+    gaps = (
+        posterior.anneal(model, x[:n], *sizes, key.child("posterior")).log_unnormalised - bound[:n]
+    ).numpy()
+    error = math.hypot(first.shared, gaps.std(ddof=1) / math.sqrt(n)) if n > 1 else first.shared
+    method = f"bound and its gap, annealed for {n} images, {first.method}"
+    yield Route("annealed", first.values + gaps.mean(), None, error, "estimate", method)
 
 
 def _normalised(name: str, unnormalised: np.ndarray, log_z: Estimate) -> Route:

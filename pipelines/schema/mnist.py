@@ -113,6 +113,9 @@ class Evaluate(Block):
 
     images: Count | None
     dequantisation_samples: Several
+    posterior_images: Several
+    posterior_particles: Count
+    posterior_steps: Count
 
 
 class Params(Block):
