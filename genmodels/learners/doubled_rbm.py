@@ -43,7 +43,7 @@ class DoubledRBM(nn.Module):
 
     def _sums(self, block: int, side: Tensor) -> Tensor:
         """Return the sum over the copies of one side  # (replica, copy · unit) -> (replica, unit)."""
-        return side.unflatten(1, (self.copies[block], -1)).sum(1)
+        return side.view(len(side), self.copies[block], -1).sum(1)
 
     def energy(self, x: Tensor) -> Tensor:
         """Return E of all copies  # (replica, site) -> (replica,), nats."""

@@ -75,16 +75,18 @@ class DBM(nn.Module):
         h = np.zeros(self.n_sites)
         for sites, b in zip(self.layers, self.b, strict=True):
             h[sites] = b.detach().double().cpu().numpy()
-        return Couplings(self.n_sites, *(np.concatenate(part) for part in (i, j, J)), h)
+        return Couplings(self.n_sites, np.concatenate(i), np.concatenate(j), np.concatenate(J), h)
 
     def filters(self) -> Tensor:
         """Return the weights of each unit of z_1  # (unit, visible)."""
-        return self.W[0].detach().T
+        weights: Tensor = self.W[0].detach().T
+        return weights
 
     def energy(self, x: Tensor) -> Tensor:
         """Return E of all layers  # (replica, site) -> (replica,), nats."""
         odd = x[:, self.blocks[1]]
-        return -(x[:, self.blocks[0]] * self.field(0, odd)).sum(1) - odd @ self._bias(1)
+        energy: Tensor = -(x[:, self.blocks[0]] * self.field(0, odd)).sum(1) - odd @ self._bias(1)
+        return energy
 
     def field(self, block: int, other: Tensor) -> Tensor:
         """Return the fields on the sites of `block`, given those of the other one  # (replica, sites)."""
@@ -153,7 +155,8 @@ class DBM(nn.Module):
         even = torch.cat(self.mean_field(x)[::2], 1)
         p = (1.0 + even[:, self.n_visible :]) / 2.0
         entropy = torch.special.entr(p) + torch.special.entr(1.0 - p)
-        return self.log_marginal(0, even) + entropy.sum(1)
+        bound: Tensor = self.log_marginal(0, even) + entropy.sum(1)
+        return bound
 
     def statistics(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         """Return ⟨z_l z_{l+1}ᵀ⟩ and ⟨z_l⟩ in the mean field of `rounds` rounds  # (image, visible), (image,).
