@@ -12,7 +12,9 @@ from conftest import ROOT, SPY, Checkout
 from PIL import Image
 from test_dependencies import require_covered
 
+from genmodels import cli
 from genmodels.artifacts import load_model, load_tensors, read_config, read_json, read_log_z
+from genmodels.data.sources import data_root
 from genmodels.estimate import Estimate
 from pipelines import dag
 
@@ -132,3 +134,18 @@ def test_what_is_in_the_repository_loads_and_is_small(name: str) -> None:
     if name in ENERGY:  # of these very weights, and both ways agree
         forward, reverse = read_log_z(folder).values()
         assert abs(forward.value - reverse.value) < 0.5
+
+
+@pytest.mark.parametrize("name", ["independent", "mixture_10", "rbm"])
+def test_the_figures_in_the_repository_are_those_of_the_weights_beside_them(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = PUBLISHED / name
+    if not folder.exists() or not (data_root() / "binarized_mnist").exists():
+        pytest.skip("needs the binarised MNIST under GENMODELS_DATA, and the trained model")
+    cli.evaluate(folder, "binarized_mnist", seed=3, as_json=True)
+    printed = capsys.readouterr()
+    assert printed.err == ""  # these test images are nobody's training images
+    found, published = json.loads(printed.out), read_json(folder / "evaluation.json")["rows"][0]
+    assert (found["n"], found["kind"]) == (10000, published["kind"])
+    assert found["value"] == pytest.approx(published["value"], abs=1e-3)
