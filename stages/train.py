@@ -34,20 +34,25 @@ def work(stage: Stage) -> None:
     settings = stage.settings("train")
     prepared = images.load(stage.out / "prepare" / "images")
     key = Key(stage.params.seed, f"train/{stage.model}")
-    sizes = {"shape": prepared.shape, "n_visible": prod(prepared.shape), "n_steps": settings["steps"]}
+    sizes = {"shape": prepared.shape, "n_visible": prod(prepared.shape)}
     with torch.random.fork_rng():
         torch.manual_seed(key.child("weights").counter())
         model = registry.build(MODELS, settings["model"], settings | sizes)
-    learner = registry.build(LEARNERS, LEARNER[settings["model"]], settings | sizes)
     splits = {
         name: images.batch(prepared.splits[name], settings["track"], model.domain)
         for name in ("train", "validation")
     }
     if "pretraining" in settings:
         pretrain(stage, model, splits["train"], settings["pretraining"], key.child("pretraining"))
-    batches = Shuffled(splits["train"], settings["batch"], key.child("order"))
     monitor = _monitor(splits, key.child("monitor")) if isinstance(model, HasElbo) else None
-    curve = train(stage, "fit", model, learner, batches, key, settings["steps"], monitor)
+    curve: list[Row] = []
+    phases = [settings, *(settings | more for more in settings.get("again", []))]
+    for number, phase in enumerate(phases):
+        name, here = (f"again-{number}", key.child(f"again-{number}")) if number else ("fit", key)
+        learner = registry.build(LEARNERS, LEARNER[settings["model"]], phase | {"n_steps": phase["steps"]})
+        batches = Shuffled(splits["train"], phase["batch"], here.child("order"))
+        rows = train(stage, name, model, learner, batches, here, phase["steps"], monitor)
+        curve += [{"start": float(number)} | row for row in rows] if len(phases) > 1 else rows
     if rank() > 0:
         return
     data = images.describe(prepared, settings["track"])

@@ -41,10 +41,19 @@ class BernoulliMixture(images.BernoulliMixture, Kept):
     model: Literal["bernoulli_mixture"]
 
 
+class Again(Block):
+    """What is different when a machine is trained once more, from where it was, with new chains."""
+
+    learning_rate: Positive
+    weight_decay: NonNegative
+    steps: Count
+
+
 class RBM(images.RBM, Kept):
     """A restricted Boltzmann machine."""
 
     model: Literal["rbm"]
+    again: list[Again]
 
 
 class Pretraining(Block):
