@@ -9,10 +9,21 @@ from torch import Tensor
 from genmodels import registry
 from genmodels.errors import InputError
 from genmodels.estimators import sequential
-from genmodels.kernels import KERNELS
-from genmodels.protocols import CanSample, HasBlocks, HasComponents, HasMarginals, HasPictures, Placement
+from genmodels.kernels.choose import kernel_for
+from genmodels.protocols import (
+    CanSample,
+    HasBlocks,
+    HasComponents,
+    HasCouplings,
+    HasEnergy,
+    HasMarginals,
+    HasPictures,
+    Placement,
+)
 from genmodels.samplers import SAMPLERS
 from genmodels.streams import Key
+
+_SHORT = {"n_ladders": 8, "n_rungs": 8, "burn_in": 64, "sweeps_per_round": 1}
 
 
 class Pictures(NamedTuple):
@@ -49,15 +60,16 @@ def generate(model: Any, n: int, key: Key, placement: Placement) -> Pictures:
         return Pictures(sequential.sample_binary(model, n, key.torch()), None)
     if isinstance(model, CanSample):
         return Pictures(model.sample(n, key.torch()), None)
-    if isinstance(model, HasBlocks):
+    if isinstance(model, HasEnergy) and getattr(model, "domain", "spin") == "spin":
         return _chains(model, n, key, placement)
     raise TypeError(f"{type(model).__name__} offers nothing to draw pictures with")
 
 
 def _chains(model: Any, n: int, key: Key, placement: Placement) -> Pictures:
-    kernel = registry.build(KERNELS, "block_gibbs", {})
-    sampler = registry.build(SAMPLERS, "replica_exchange", {})
-    x = sampler.draw(model, kernel, n, key, placement)
+    # Where a sweep takes a gradient a site, ladders are short: the reference they start from is near.
+    cheap = isinstance(model, HasBlocks | HasCouplings)
+    sampler = registry.build(SAMPLERS, "replica_exchange", {} if cheap else _SHORT)
+    x = sampler.draw(model, kernel_for(model), n, key, placement)
     has_hidden = isinstance(model, HasMarginals)
     if not has_hidden:
         return Pictures((x + 1.0) / 2.0, None)

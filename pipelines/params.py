@@ -18,6 +18,7 @@ from pipelines.schema.block import Block
 
 IMAGES = "pipelines.schema.images:Params"
 SCHEMAS = {  # imported on use, each what it checks against
+    "learning_rules": "pipelines.schema.learning_rules:Params",
     "mnist": "pipelines.schema.mnist:Params",
     "spin_glass": "pipelines.schema.spin_glass:Params",
 }

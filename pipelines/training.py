@@ -1,5 +1,6 @@
 """A training as a stage runs it: resumed from its checkpoint, with a bar, a curve and tracked metrics."""
 
+import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from genmodels.learners.fit import checkpoint, fit
 from genmodels.protocols import Learner, Progress
 from genmodels.streams import Key
 from pipelines import progress
+from pipelines.early_stopping import EarlyStopping
 from pipelines.stage import Stage, rank
 
 _CHECKPOINT_EVERY = 15.0  # seconds; how often never changes the result
@@ -58,11 +60,13 @@ def train(
     batches: Callable[[int], Tensor],
     key: Key,
     n_steps: int,
-    monitor: Callable[[Any], Row] | None = None,
+    monitor: Callable[[Any, Any], Row] | None = None,
+    stopping: EarlyStopping | None = None,
 ) -> list[Row]:
     """Train `model` in place, from the checkpoint `name` in the scratch if there is one; return the curve.
 
-    It ends early where the learner's metric `converged` is 1. Of several processes the first writes.
+    It ends early where the learner's metric `converged` is 1, or `stopping` says so. Of several processes the
+    first writes.
 
     Args:
         stage: The stage that trains.
@@ -72,42 +76,109 @@ def train(
         batches: The data of each step.
         key: The stream of the training.
         n_steps: Steps at most.
-        monitor: Held-out figures of the model, added to every tenth of the curve.
+        monitor: Held-out figures, from the model and the learner's state, added to every tenth of the curve.
+            It is resumed, too, if it has `tensors` and `restore`.
+        stopping: Ends the training, and keeps the best of the monitored models instead of the last.
+
+    Raises:
+        FloatingPointError: the training diverged; the message says where its last good state is kept.
     """
-    folder, curve = stage.scratch / name, Curve(n_steps)
-    start = _resume(folder, model, curve)
+    run = _Run(stage, name, model, learner, Curve(n_steps), monitor, stopping)
+    start = run.resume()
     with progress.bar(f"{stage.name} {name}".strip()) as report:
-        last = time.monotonic()
-        for done in fit(model, learner, batches, key, n_steps, start):
-            row = curve.add(done)
-            if row is not None:
-                if monitor is not None and (len(curve.rows) % _MONITOR_EVERY == 0 or done.step == n_steps):
-                    row |= monitor(model)
-                stage.run.metrics({f"{name}/{metric}": value for metric, value in row.items()}, done.step)
-                report(done.step, n_steps, **{metric: row[metric] for metric in list(row)[1:3]})
-            if done.metrics.get("converged"):
-                break
-            if rank() == 0 and done.step < n_steps and time.monotonic() - last > _CHECKPOINT_EVERY:
-                _save(folder, model, learner, done, curve)
-                last = time.monotonic()
-    if hasattr(learner, "export"):
-        learner.export(model, done.state)
-    return curve.rows
+        try:
+            for done in fit(model, learner, batches, key, n_steps, start):
+                if run.see(done, report):
+                    break
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}{run.last_good()}") from error
+    return run.end()
 
 
-def _save(folder: Path, model: Any, learner: Learner[Any], done: Progress, curve: Curve) -> None:
-    with new_folder(folder) as temporary:
-        save_tensors(temporary / "model.safetensors", model.state_dict())
-        save_tensors(temporary / "learner.safetensors", checkpoint(learner, done))
-        write_json(temporary / "curve.json", curve.to_dict())
+class _Run:
+    """A training under way."""
 
+    def __init__(
+        self,
+        stage: Stage,
+        name: str,
+        model: Any,
+        learner: Any,
+        curve: Curve,
+        monitor: Callable[[Any, Any], Row] | None,
+        stopping: EarlyStopping | None,
+    ) -> None:
+        self.stage, self.name, self.model, self.learner, self.curve = stage, name, model, learner, curve
+        self.monitor, self.stopping = monitor, stopping
+        self.folder, self.saved, self.done = stage.scratch / name, time.monotonic(), Progress(0, 0, {})
+        parts = {"monitor": monitor, "stopping": stopping}
+        self.resumed = {part: each for part, each in parts.items() if hasattr(each, "restore")}
 
-def _resume(folder: Path, model: Any, curve: Curve) -> dict[str, Tensor] | None:
-    if not folder.exists():
-        return None
-    model.load_state_dict(load_tensors(folder / "model.safetensors"))
-    curve.restore(read_json(folder / "curve.json"))
-    return load_tensors(folder / "learner.safetensors")
+    def see(self, done: Progress, report: Callable[..., Any]) -> bool:
+        """Note a step; return whether it is to be the last."""
+        self.done, stop = done, bool(done.metrics.get("converged"))
+        row = self.curve.add(done)
+        if row is not None:
+            last = done.step == done.n_steps
+            if self.monitor is not None and (len(self.curve.rows) % _MONITOR_EVERY == 0 or last):
+                stop |= self._look(row)
+            metrics = {f"{self.name}/{metric}": value for metric, value in row.items()}
+            self.stage.run.metrics(metrics, done.step)
+            report(done.step, done.n_steps, **{metric: row[metric] for metric in list(row)[1:3]})
+        due = time.monotonic() - self.saved > _CHECKPOINT_EVERY
+        if rank() == 0 and not stop and done.step < done.n_steps and due:
+            self._save(self.folder)
+            self.saved = time.monotonic()
+        return stop
+
+    def _look(self, row: Row) -> bool:
+        """Add the monitored figures to a row; return whether to stop."""
+        assert self.monitor is not None
+        if self.stopping is None:
+            row |= self.monitor(self.model, self.done.state)
+            return False
+        shown = copy.deepcopy(self.model)
+        self._export(shown)
+        row |= self.monitor(shown, self.done.state)
+        return self.stopping.see(row, shown)
+
+    def _export(self, model: Any) -> None:
+        if hasattr(self.learner, "export"):
+            self.learner.export(model, self.done.state)
+
+    def end(self) -> list[Row]:
+        """Give the model the parameters to be kept; return the curve."""
+        if self.stopping is not None and self.stopping.best:
+            self.stopping.put_back(self.model)
+        else:
+            self._export(self.model)
+        return self.curve.rows
+
+    def last_good(self) -> str:
+        """Keep the parameters before the step that failed; return where, as the end of a message."""
+        if self.done.step == 0 or rank() > 0:
+            return ""
+        folder = self.folder.with_name(f"{self.name}-diverged")
+        self._save(folder)
+        return f"; the last good state, of step {self.done.step}, is in {folder}"
+
+    def _save(self, folder: Path) -> None:
+        with new_folder(folder) as temporary:
+            save_tensors(temporary / "model.safetensors", self.model.state_dict())
+            save_tensors(temporary / "learner.safetensors", checkpoint(self.learner, self.done))
+            for part, each in self.resumed.items():
+                save_tensors(temporary / f"{part}.safetensors", each.tensors())
+            write_json(temporary / "curve.json", self.curve.to_dict())
+
+    def resume(self) -> dict[str, Tensor] | None:
+        """Go on from the checkpoint, if there is one; return what `fit` starts from."""
+        if not self.folder.exists():
+            return None
+        self.model.load_state_dict(load_tensors(self.folder / "model.safetensors"))
+        for part, each in self.resumed.items():
+            each.restore(load_tensors(self.folder / f"{part}.safetensors"))
+        self.curve.restore(read_json(self.folder / "curve.json"))
+        return load_tensors(self.folder / "learner.safetensors")
 
 
 def write_curve(path: Path, rows: list[Row]) -> None:

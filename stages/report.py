@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,25 @@ def work(stage: Stage) -> None:
     prepared = images.load(stage.out / "prepare" / "images")
     figures.samples(_pictures(stage, prepared), prepared.shape, out / "samples.png")
     figures.curves(_curves(stage), out / "curves.png")
-    estimated = {path.stem: read_json(path) for path in (stage.out / "estimate_log_z").glob("*.json")}
-    figures.log_z(
-        rows, {model: estimated[model] for model in stage.models() if model in estimated}, out / "log_z.png"
-    )
+    chains = {path.stem: read_json(path) for path in sorted((stage.out / "estimate_log_z").glob("*.json"))}
+    paths = {model: _log_z(model, rows, methods) for model, methods in chains.items()}
+    figures.log_z(paths, out / "log_z.png")
     write_json(out / "table.json", {"data": results[0]["data"], "rows": rows})
     with new_file(out / "report.html") as path:
         path.write_text(_page(stage, results[0]["data"], rows))
     for picture in sorted(out.glob("*.png")):
         stage.run.picture(picture)
     stage.run.file(out / "report.html", "report")
+
+
+def _log_z(model: str, rows: Sequence[Row], methods: Mapping[str, Any]) -> figures.LogZ:
+    """Return log Z of a model by every route, and its values on the way there."""
+    mine = [row for row in rows if row["model"] == model and row["name"].startswith("log_z")]
+    known = {
+        name: [point for point in method["curve"] if point["value"] is not None]
+        for name, method in methods.items()
+    }
+    return figures.LogZ(mine, known)
 
 
 def _pictures(stage: Stage, prepared: images.Images) -> list[tuple[str, np.ndarray]]:
@@ -77,7 +87,7 @@ def _page(stage: Stage, data: Mapping[str, Any], rows: Sequence[Row]) -> str:
         likelihoods=[_cells(row) for row in rows if row["name"].startswith("log_likelihood")],
         divergences=[_cells(row) for row in rows if row["name"].split(".")[0] in DIVERGENCES],
         log_z=[_cells(row) for row in rows if row["name"].startswith("log_z")],
-        agreement=_agreement([row for row in rows if row["name"].startswith("log_z")]),
+        agreement=_agreement(rows),
         pictures={name: _embedded(path) for name, path in shown.items() if path.exists()},
         grids=[(title(model), _embedded(stage.out / "sample" / f"{model}.png")) for model in stage.models()],
     )  # fmt: skip
@@ -105,22 +115,22 @@ def _error(value: float | None) -> str:
 
 def _agreement(rows: Sequence[Row]) -> str:
     """Return a sentence on how far the routes to one log Z lie apart."""
-    known = [
-        (row["model"], row["name"].removeprefix("log_z.").replace("_", " "), Estimate.from_dict(row))
-        for row in rows
-        if row["value"] is not None
-    ]
+    known = [row for row in rows if row["name"].startswith("log_z") and row["value"] is not None]
     pairs = [
-        f"{title(model)}, {one} and {other}: {joint_z_score(a, b):.1f}"
-        for index, (model, one, a) in enumerate(known)
-        for of, other, b in known[index + 1 :]
-        if of == model
+        f"{title(a['model'])}, {_route(a)} and {_route(b)}: "
+        f"{joint_z_score(Estimate.from_dict(a), Estimate.from_dict(b)):.1f}"
+        for a, b in combinations(known, 2)
+        if a["model"] == b["model"]
     ]
     return (
         "Distance in joint standard errors, of which 3 would be too many. " + "; ".join(pairs) + "."
         if pairs
         else ""
     )
+
+
+def _route(row: Row) -> str:
+    return str(row["name"].removeprefix("log_z.").replace("_", " "))
 
 
 def _embedded(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Models that learn by gradients: RBM by PCD, VAE and diffusion with Accelerate."""
+"""Models that learn by gradients: energy models by any of their rules, VAE and diffusion with Accelerate."""
 
 from collections.abc import Callable
 from math import prod
@@ -10,21 +10,18 @@ from torch import Tensor
 from genmodels import registry
 from genmodels.artifacts import save_model
 from genmodels.data import images
+from genmodels.estimators.trajectory import Trajectory
 from genmodels.learners import LEARNERS
 from genmodels.learners.fit import Shuffled
+from genmodels.learners.monitor import Monitor
 from genmodels.models import MODELS
-from genmodels.protocols import HasElbo
+from genmodels.protocols import HasElbo, HasStatistics
 from genmodels.streams import Key
+from pipelines.early_stopping import EarlyStopping
 from pipelines.pretraining import pretrain
 from pipelines.stage import Stage, main, rank
 from pipelines.training import Row, train, write_curve
 
-LEARNER = {
-    "rbm": "persistent_contrastive_divergence",
-    "dbm": "persistent_contrastive_divergence",
-    "vae": "gradient",
-    "diffusion": "gradient",
-}
 _MONITORED = 1000  # images of a split, at most
 
 
@@ -44,14 +41,16 @@ def work(stage: Stage) -> None:
     }
     if "pretraining" in settings:
         pretrain(stage, model, splits["train"], settings["pretraining"], key.child("pretraining"))
-    monitor = _monitor(splits, key.child("monitor")) if isinstance(model, HasElbo) else None
     curve: list[Row] = []
     phases = [settings, *(settings | more for more in settings.get("again", []))]
     for number, phase in enumerate(phases):
         name, here = (f"again-{number}", key.child(f"again-{number}")) if number else ("fit", key)
-        learner = registry.build(LEARNERS, LEARNER[settings["model"]], phase | {"n_steps": phase["steps"]})
+        rule = phase | sizes | {"n_steps": phase["steps"]}
+        learner = registry.build(LEARNERS, phase.get("rule", "gradient"), rule)
         batches = Shuffled(splits["train"], phase["batch"], here.child("order"))
-        rows = train(stage, name, model, learner, batches, here, phase["steps"], monitor)
+        monitor = _monitor(model, splits, phase, here.child("monitor"))
+        stopping = EarlyStopping(phase["patience"]) if phase.get("patience") else None
+        rows = train(stage, name, model, learner, batches, here, phase["steps"], monitor, stopping)
         curve += [{"start": float(number)} | row for row in rows] if len(phases) > 1 else rows
     if rank() > 0:
         return
@@ -62,11 +61,20 @@ def work(stage: Stage) -> None:
     stage.run.model(out / stage.model, stage.registered_name())
 
 
-def _monitor(splits: dict[str, Tensor], key: Key) -> Callable[[Any], Row]:
+def _monitor(
+    model: Any, splits: dict[str, Tensor], settings: dict[str, Any], key: Key
+) -> Callable[[Any, Any], Row] | None:
+    if isinstance(model, HasStatistics) and "n_walkers" in settings:
+        follow = Trajectory(n_walkers=settings["n_walkers"], n_between=settings["n_between"])
+        return Monitor(splits, key, follow)
+    return _bounds(splits, key) if isinstance(model, HasElbo) else None
+
+
+def _bounds(splits: dict[str, Tensor], key: Key) -> Callable[[Any, Any], Row]:
     """Return a function that gives the bound on both splits, at the same noise each time, without dropout."""
 
     @torch.no_grad()
-    def bound(model: Any) -> Row:
+    def bound(model: Any, state: Any) -> Row:
         model.eval()
         return {
             f"elbo_{name}": float(model.elbo(x[:_MONITORED], key.child(name).torch()).mean())

@@ -72,7 +72,7 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "monte_carlo": ("boltzmann_machine", {"n_chains": 10, "n_sweeps": 3}),
     "contrastive_divergence": ("rbm", {"n_sweeps": 2}),
     "persistent_contrastive_divergence": ("rbm", {"n_chains": 10}),
-    "tempered": ("boltzmann_machine", {"n_ladders": 5, "n_rungs": 3}),
+    "tempered": ("boltzmann_machine", {"n_chains": 5, "n_rungs": 3}),
     "minimum_probability_flow": ("neural_energy", {"global_flip": True}),
     "pseudo_likelihood": ("rbm", {"ema": 0.9}),
     "gradient": ("vae", {"learning_rate": 1e-3, "n_steps": 10}),

@@ -35,14 +35,14 @@ class Tempered(Contrast):
     Courville, Bengio, Vincent & Delalleau 2010; Salakhutdinov 2010.
 
     Attributes:
-        n_ladders: Ladders; each gives one configuration a step.
+        n_chains: Ladders; each gives one configuration a step.
         n_rungs: Replicas of each.
         n_rounds: Rounds before each step.
         n_sweeps: Sweeps of a round.
         kernel: What moves the replicas; None for what suits the model.
     """
 
-    n_ladders: int = 100
+    n_chains: int = 100
     n_rungs: int = 10
     n_rounds: int = 2
     n_sweeps: int = 1
@@ -57,7 +57,7 @@ class Tempered(Contrast):
     def start(self, model: Any, batch: Tensor, key: Key) -> Ladders:
         """Return ladders whose replicas are all drawn at β = 0."""
         kernel = self.kernel or kernel_for(model)
-        replica, _ = ladder.places(self.n_ladders, self.n_rungs)
+        replica, _ = ladder.places(self.n_chains, self.n_rungs)
         return Ladders(kernel, kernel.init(model, replica.numel(), key), replica, 0)
 
     def fantasy(self, model: Any, chains: Ladders, batch: Tensor, key: Key) -> Fantasy:
@@ -72,7 +72,7 @@ class Tempered(Contrast):
             uniform = torch.from_numpy(key.child("swap").at(shard=i).numpy().random(energies[:, 1:].shape))
             replica = ladder.swap(replica, betas, energies, uniform, (n_rounds + i) % 2)
             rate += 1.0 - float(ladder.rejection(betas, energies).max())
-        last = torch.arange(self.n_ladders) * self.n_rungs + replica[:, -1]
+        last = torch.arange(self.n_chains) * self.n_rungs + replica[:, -1]
         x = kernel.configuration(kernel.select(particles, last.to(batch.device)))
         after = Ladders(kernel, particles, replica, n_rounds + self.n_rounds)
         return Fantasy(x, None, after, {"swap_rate": rate / max(1, self.n_rounds)})

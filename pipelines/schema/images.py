@@ -20,6 +20,15 @@ from pipelines.schema.block import (
 )
 
 Track = Literal["binary", "grey"]
+Rule = Literal[
+    "exact",
+    "monte_carlo",
+    "contrastive_divergence",
+    "persistent_contrastive_divergence",
+    "tempered",
+    "minimum_probability_flow",
+    "pseudo_likelihood",
+]
 
 
 class Data(Block):
@@ -88,17 +97,39 @@ class Baselines(Block):
     bernoulli_mixture: BernoulliMixture
 
 
-class RBM(Block):
-    """A restricted Boltzmann machine, by persistent contrastive divergence."""
+class EnergyModel(Block):
+    """How an energy model learns; chains and sweeps are for the rules that have them."""
 
     track: Literal["binary"]
-    n_hidden: Count
+    rule: Rule
     n_chains: Count
     n_sweeps: Count
     learning_rate: Positive
+    schedule: Literal["linear", "cosine", "inverse"]
     weight_decay: NonNegative
+    centred: bool
+    ema: Fraction
     batch: Count
     steps: Count
+    n_walkers: Count
+    n_between: Count
+    patience: Count | None
+
+
+class BoltzmannMachine(EnergyModel):
+    """A Boltzmann machine without hidden units."""
+
+
+class RBM(EnergyModel):
+    """A restricted Boltzmann machine."""
+
+    n_hidden: Count
+
+
+class NeuralEnergy(EnergyModel):
+    """An energy that is a perceptron."""
+
+    hidden: list[Count] = Field(min_length=1)
 
 
 class Network(Block):
@@ -139,7 +170,9 @@ class Diffusion(Network):
 class Train(Block):
     """The models that learn by gradients."""
 
+    boltzmann_machine: BoltzmannMachine
     rbm: RBM
+    neural_energy: NeuralEnergy
     vae: VAE
     diffusion: Diffusion
 
@@ -173,7 +206,9 @@ class LogZ(Block):
 class EstimateLogZ(Block):
     """The energy models whose log Z is estimated."""
 
+    boltzmann_machine: LogZ
     rbm: LogZ
+    neural_energy: LogZ
 
 
 class Evaluate(Block):

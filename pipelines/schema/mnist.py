@@ -72,6 +72,7 @@ class DBM(Kept):
 
     model: Literal["dbm"]
     track: Literal["binary"]
+    rule: Literal["persistent_contrastive_divergence"]
     hidden: Annotated[list[Count], Field(min_length=2)]
     rounds: Count
     pretraining: Pretraining

@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from genmodels.artifacts import new_file
@@ -89,52 +90,58 @@ def _shown(rows: Sequence[Mapping[str, str]]) -> list[str]:
     for wanted in (
         ["elbo_train", "elbo_validation"],
         ["log_likelihood"],
-        ["moment_mismatch", "reconstruction_error"],
+        ["log_likelihood_train", "log_likelihood_validation"],
+        ["moment_mismatch", "gradient_norm"],
     ):
         if wanted[0] in rows[0]:
             return wanted
     return [name for name in rows[0] if name not in ("step", "start")][:2]
 
 
-def log_z(rows: Sequence[Row], estimated: Mapping[str, Mapping[str, Row]], path: Path) -> None:
-    """Draw a line of panels a model: log Z(β) by each method, and log Z at β = 1 by every route.
+class LogZ(NamedTuple):
+    """log Z of a model by every route, and the whole path of those that give it."""
 
-    Args:
-        rows: Of the table.
-        estimated: By model and method, a `curve` over β.
-        path: The PNG to write; none without models.
-    """
-    if not estimated:
-        return
-    figure, axes = plt.subplots(len(estimated), 2, figsize=(9, 3.2 * len(estimated)), squeeze=False)
-    for (model, methods), (left, right) in zip(estimated.items(), axes, strict=True):
-        for name, method in methods.items():
-            points = [point for point in method["curve"] if point["value"] is not None]
-            beta, value, stderr = (
-                np.array([point[key] for point in points]) for key in ("beta", "value", "stderr")
-            )
-            left.errorbar(beta, value, yerr=stderr, label=name.replace("_", " "), linewidth=1.2, capsize=1)
-        left.set_xlabel("β")
-        left.set_ylabel("log Z(β), nats")
+    rows: Sequence[Row]
+    curves: Mapping[str, Sequence[Row]]
+
+
+def log_z(models: Mapping[str, LogZ], path: Path) -> None:
+    """Draw log Z by every route with its error beside log Z(β), one line a model."""
+    figure, axes = plt.subplots(len(models), 2, figsize=(9, 3.2 * len(models)), squeeze=False)
+    for (model, known), (left, right) in zip(models.items(), axes, strict=True):
+        _path(left, known.curves)
         left.set_title(title(model), fontsize=10)
-        left.legend(fontsize=8)
-        _routes(right, [row for row in rows if row["model"] == model and row["name"].startswith("log_z")])
+        _routes(right, [row for row in known.rows if row["value"] is not None])
     figure.tight_layout()
     save(figure, path)
 
 
-def _routes(axes: Any, rows: Sequence[Row]) -> None:
-    known = [row for row in rows if row["value"] is not None]
-    for index, row in enumerate(known):
-        kind = row["kind"]
-        style = {"fmt": MARKERS[kind], "color": COLOURS[kind], "capsize": 3}
-        axes.errorbar(row["value"], index, xerr=row["stderr"], **style)
-        if kind == "exact":
-            axes.axvline(row["value"], color=COLOURS["exact"], linewidth=0.8, alpha=0.6)
-    axes.set_yticks(
-        range(len(known)), [row["name"].removeprefix("log_z.").replace("_", " ") for row in known]
-    )
-    axes.set_ylim(-0.5, len(known) - 0.5)
-    axes.set_xlabel("log Z at β = 1, nats")
-    axes.ticklabel_format(axis="x", useOffset=False)
-    axes.grid(axis="x", alpha=0.3)
+def _path(panel: Axes, curves: Mapping[str, Sequence[Row]]) -> None:
+    for name, points in curves.items():
+        beta, value, stderr = (
+            np.array([point[key] for point in points]) for key in ("beta", "value", "stderr")
+        )
+        panel.errorbar(beta, value, yerr=stderr, label=name.replace("_", " "), linewidth=1.2, capsize=1)
+    panel.set_xlabel("β")
+    panel.set_ylabel("log Z(β), nats")
+    panel.legend(fontsize=8)
+
+
+def _routes(panel: Axes, rows: Sequence[Row]) -> None:
+    for index, row in enumerate(rows):
+        panel.errorbar(
+            row["value"],
+            index,
+            xerr=row["stderr"],
+            fmt=MARKERS[row["kind"]],
+            color=COLOURS[row["kind"]],
+            capsize=3,
+        )
+        if row["kind"] == "exact":
+            panel.axvline(row["value"], color=COLOURS["exact"], linewidth=0.8, alpha=0.6)
+    names = [row["name"].removeprefix("log_z.").replace("_", " ") for row in rows]
+    panel.set_yticks(range(len(rows)), names)
+    panel.set_ylim(-0.5, len(rows) - 0.5)
+    panel.set_xlabel("log Z at β = 1, nats")
+    panel.ticklabel_format(axis="x", useOffset=False)
+    panel.grid(axis="x", alpha=0.3)

@@ -5,8 +5,10 @@ TITLES = {
     "gaussian": "Gaussian",
     "gaussian_mixture": "Gaussian mixture",
     "bernoulli_mixture": "Bernoulli mixture",
+    "boltzmann_machine": "Boltzmann machine",
     "rbm": "RBM",
     "dbm": "Deep Boltzmann machine",
+    "neural_energy": "Neural energy",
     "vae": "VAE",
     "diffusion": "Diffusion",
 }

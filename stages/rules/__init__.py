@@ -1,0 +1,1 @@
+"""The page and the figure of learning rules compared."""
