@@ -232,6 +232,10 @@ def anneal(
         str | None, typer.Option(help="A folder, or s3://…, from which a killed run goes on; with --seed.")
     ] = None,
     checkpoint_every: Annotated[float, typer.Option(min=0.0, help="Seconds between two checkpoints.")] = 60.0,
+    shard: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of a system too large for one worker: replicas or walkers in a task."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Find the ground state of given couplings, and log Z at every temperature on the way.
@@ -243,7 +247,7 @@ def anneal(
 
     request = Request(
         file, method, format, seed, beta_max, replicas, sweeps, time_limit, workers, out,
-        checkpoint, checkpoint_every,
+        checkpoint, checkpoint_every, shard,
     )  # fmt: skip
     answer = execute(request, show_progress=not as_json)
     if as_json:

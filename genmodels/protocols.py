@@ -5,7 +5,7 @@ in which values: "spin" x ∈ {−1, +1}, "binary" v ∈ {0, 1} (x = 2v − 1), 
 A model offers only the methods that are true of it; test with `isinstance(model, HasLogProb)`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -437,16 +437,29 @@ class Placement(Protocol):
         """Number of tasks that had to be done again because their worker was lost."""
         ...
 
+    @property
+    def gpus(self) -> float:
+        """Share of a GPU that each task has, 0 for none."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """Number of tasks that may be under way at once: enough for all workers to be busy, and no more."""
+        ...
+
     def put(self, state: Any) -> Any:
         """Return a handle to `state` where the workers can reach it."""
         ...
 
     def submit(self, fn: Callable[..., tuple[Any, Any]], handle: Any, *small: Any) -> tuple[Any, Any]:
-        """Start fn(state of handle, *small); return handles of the new state and of the small result."""
+        """Start fn(state of handle, *small); return handles of the new state and of the small result.
+
+        Where there is no room left this waits until there is.
+        """
         ...
 
-    def wait(self, handles: Sequence[Any]) -> Iterator[int]:
-        """Yield the indices of `handles` as they complete."""
+    def wait(self, handles: Sequence[Any]) -> Sequence[int]:
+        """Return the indices of the handles that are complete or failed, at least one if there are any."""
         ...
 
     def fetch(self, handle: Any) -> Any:

@@ -97,19 +97,32 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def relaunch(n_processes: int) -> None:
-    """Start this stage again as `n_processes` processes under torchrun, in place of this process."""
-    if n_processes > 1 and "RANK" not in os.environ:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own default, of which it would tell
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
-        os.execv(sys.executable, [sys.executable, *torchrun, *sys.orig_argv[1:]])
-
-
 def _run(name: str, model: str, path: Path, work: Callable[[Stage], None]) -> None:
     owner = execution.current(out_folder(path).name)
     execution.die_with_parent(owner)
+    n_processes = params.flat(params.read(path)).get(f"{name}.{model}.processes", 1)
+    if n_processes == 1 or "RANK" in os.environ:
+        perform(name, model, path, work, owner)
+    elif "RAY_ADDRESS" in os.environ and not os.environ.get("GENMODELS_WORKERS"):
+        from pipelines.cluster.train import launch
+
+        launch(n_processes, name, model, path, owner)
+    else:
+        _relaunch(n_processes)
+
+
+def _relaunch(n_processes: int) -> None:
+    """Start this stage again as `n_processes` processes under torchrun, in place of this process."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own default, of which it would tell
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
+    os.execv(sys.executable, [sys.executable, *torchrun, *sys.orig_argv[1:]])
+
+
+def perform(
+    name: str, model: str, path: Path, work: Callable[[Stage], None], owner: execution.Execution
+) -> None:
+    """Do a stage's work in this process, which may be one of several; the first of them keeps the books."""
     values = params.read(path)
-    relaunch(params.flat(values).get(f"{name}.{model}.processes", 1))
     torch.set_num_threads(values.threads)
     entry = dag.entry(path.parent / "dvc.yaml", f"{name}@{model}" if model else name)
     inputs = entry.inputs()

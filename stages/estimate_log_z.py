@@ -12,6 +12,7 @@ from genmodels.data import images
 from genmodels.estimate import Estimate
 from genmodels.estimators import free_energy
 from genmodels.kernels.choose import kernel_for
+from genmodels.kernels.on_device import OnDevice
 from genmodels.paths import BaseRate, base_rate_fields
 from genmodels.placement.choose import resumable
 from genmodels.samplers import SAMPLERS
@@ -31,11 +32,11 @@ def work(stage: Stage) -> None:
     settings = stage.settings("estimate_log_z")
     digest = sha256(stage.model_folder() / "model.safetensors")
     model = _path(stage, settings.get("reference", "uniform"))
-    kernel = kernel_for(model)
     answers = {}
     # The scratch is this stage's alone, and other parameters or dependencies have another one.
     kept = str(stage.scratch / "samplers")
     with resumable(kept, stage.name) as workers, new_folder(out / stage.model) as folder:
+        kernel = OnDevice(kernel_for(model)) if workers.gpus else kernel_for(model)
         for name in (name for name in SAMPLERS if name in settings):
             sampler = _sampler(name, settings[name])
             key = Key(stage.params.seed, f"estimate_log_z/{stage.model}/{name}")

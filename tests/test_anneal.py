@@ -316,16 +316,23 @@ def test_wrong_files_end_in_one_line(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["annealing", "exchange"])
-def test_the_answer_does_not_depend_on_the_workers(tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "shard"),
+    [("annealing", None), ("exchange", None), ("exchange", 5), ("population", None), ("population", 6)],
+)
+def test_the_files_do_not_depend_on_the_workers(tmp_path: Path, method: str, shard: int | None) -> None:
     write_rudy(tmp_path / "glass.rud", lattices.edwards_anderson((4, 4, 4), Key(2, "instance")))
-    answers = []
-    for workers in (0, 1, 2):
-        request = Request(tmp_path / "glass.rud", method, seed=3, replicas=256, sweeps=20, workers=workers)
-        entries = execute(request, show_progress=False).entries()
-        del entries["seconds"]
-        answers.append(entries)
-    assert answers[0] == answers[1] == answers[2]
+    request = Request(tmp_path / "glass.rud", method, seed=3, replicas=256, sweeps=20, shard=shard)
+    written = []
+    for workers in (0, 1, 2, 4):
+        out = tmp_path / f"out-{workers}"
+        execute(request._replace(workers=workers, out=out), show_progress=False)
+        written.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert len(written[0]) > 3
+    assert all(files == written[0] for files in written)
+    other = tmp_path / "other"
+    execute(request._replace(seed=4, out=other), show_progress=False)
+    assert {path.name: path.read_bytes() for path in other.iterdir()} != written[0]
 
 
 @needs_instances

@@ -4,10 +4,7 @@ import contextlib
 import hashlib
 import os
 import signal
-import socket
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,10 +13,13 @@ from typing import Any
 
 import psutil
 import pytest
+from nodes import TOKEN, Three, kill, three_nodes
+from test_resumable import command, contents, write_glass
 
 from genmodels.data.lattices import edwards_anderson
 from genmodels.kernels.metropolis import Metropolis
 from genmodels.models.ising import Ising
+from genmodels.placement.choose import placement
 from genmodels.placement.local import LocalPlacement
 from genmodels.placement.ray import RayPlacement
 from genmodels.placement.trees import dumps
@@ -88,79 +88,74 @@ def test_a_worker_is_killed(name: str, capfd: pytest.CaptureFixture[str]) -> Non
     assert capfd.readouterr() == ("", "")
 
 
-class Node:
-    """A Ray node of its own on this machine, started and killed without mercy."""
-
-    def __init__(self, *arguments: str, environment: dict[str, str]) -> None:
-        command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--num-cpus=1",
-                   "--object-store-memory=100000000", *arguments]  # fmt: skip
-        nothing: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, env=environment, start_new_session=True, **nothing)
-
-    def kill(self) -> None:
-        with contextlib.suppress(psutil.Error):
-            for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
-                with contextlib.suppress(psutil.Error, ProcessLookupError):
-                    process.kill()
-        self.process.wait()
+@pytest.fixture
+def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[Three]:
+    """A cluster whose nodes are missed soon, and that this process may join."""
+    with three_nodes(n_gpus=2) as cluster:
+        for name in TOKEN:
+            monkeypatch.setenv(name, cluster.environment[name])
+        yield cluster
 
 
-def await_port(port: int) -> None:
+def await_nodes(n: int) -> None:
+    import ray
+
     deadline = time.monotonic() + 120
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
+    while len([each for each in ray.nodes() if each["Alive"]]) != n:
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
 
-@pytest.fixture
-def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[Node]]]:
-    """The address of a cluster of three nodes, and the nodes, the head first."""
-    quick = {"RAY_health_check_initial_delay_ms": "500", "RAY_health_check_period_ms": "500",
-             "RAY_health_check_timeout_ms": "1000", "RAY_health_check_failure_threshold": "3"}  # fmt: skip
-    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
-    for name, value in own.items():
-        monkeypatch.setenv(name, value)
-    root = str(Path(__file__).resolve().parents[1])
-    paths = {"PYTHONPATH": f"{root}:{root}/tests", "OMP_NUM_THREADS": "1"}
-    environment = dict(os.environ) | quick | own | paths
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="gm-", ignore_cleanup_errors=True) as folder:
-        port = 20000 + os.getpid() % 10000
-        address = f"127.0.0.1:{port}"
-        head = ("--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--include-dashboard=false",
-                f"--temp-dir={folder}")  # fmt: skip
-        nodes = [Node(*head, environment=environment)]
-        await_port(port)
-        more = (f"--address={address}", "--node-ip-address=127.0.0.1")
-        nodes += [Node(*more, environment=environment) for _ in "ab"]
-        try:
-            yield address, nodes
-        finally:
-            for node in reversed(nodes):
-                node.kill()
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_node_is_removed(name: str, three: Three) -> None:
+    expected = run(name, LocalPlacement())
+    place = RayPlacement.connect(three.address)
+    try:
+        await_nodes(3)
+        # From another thread: the run has to go on meanwhile.
+        midway = Midway(lambda: threading.Thread(target=kill, args=(three.nodes[2],)).start())
+        assert run(name, place, midway) == expected
+        assert midway.done
+        await_nodes(2)
+    finally:
+        place.close()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_node_is_removed(name: str, three: tuple[str, list[Node]]) -> None:
+def test_a_driver_on_a_cluster_is_killed_and_started_again(three: Three, tmp_path: Path) -> None:
+    write_glass(tmp_path / "glass.coo")
+    here = dict(os.environ) | {"GENMODELS_WORKERS": "0"}
+    subprocess.run(command(tmp_path, "whole"), check=True, capture_output=True, env=here)
+    there = three.environment | {"RAY_ADDRESS": three.address}
+    again = command(tmp_path, "again", "--checkpoint", str(tmp_path / "kept"), "--checkpoint-every", "0.2")
+    with subprocess.Popen(again, env=there, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 180
+        while len(list(tmp_path.glob("kept/snapshot-*"))) < 2:
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+    assert not (tmp_path / "again").exists()
+    done = subprocess.run(again, check=True, capture_output=True, text=True, env=there)
+    assert done.stderr == ""
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
+
+
+def gpus(state: None) -> tuple[None, tuple[Any, str | None]]:
+    """Return which GPUs Ray gives to a task."""
     import ray
 
-    expected = run(name, LocalPlacement())
-    address, nodes = three
-    place = RayPlacement.connect(address)
-    try:
-        deadline = time.monotonic() + 120
-        while len([node for node in ray.nodes() if node["Alive"]]) < 3:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        # From another thread: the run has to go on meanwhile.
-        midway = Midway(lambda: threading.Thread(target=nodes[2].kill).start())
-        assert run(name, place, midway) == expected
-        assert midway.done
-        deadline = time.monotonic() + 60
-        while len([node for node in ray.nodes() if node["Alive"]]) != 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-    finally:
-        place.close()
+    return state, (ray.get_gpu_ids(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+@pytest.mark.slow
+def test_tasks_have_the_gpus_that_are_asked_for(three: Three, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", three.address)
+    for share, visible in (("", 0), ("0.25", 1), ("2", 2)):
+        monkeypatch.setenv("GENMODELS_GPUS", share)
+        with placement() as place:
+            assert place.gpus == float(share or 0)
+            given, named = place.fetch(place.submit(gpus, place.put(None))[1])
+            assert len(given) == visible
+            assert len([number for number in (named or "").split(",") if number]) == visible

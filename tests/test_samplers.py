@@ -5,7 +5,7 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ from genmodels.paths import log_z_0
 from genmodels.placement.local import LocalPlacement
 from genmodels.placement.ray import RayPlacement
 from genmodels.registry import load
-from genmodels.samplers import SAMPLERS, ladder, pilot, population
+from genmodels.samplers import SAMPLERS, ladder, pilot, population, shards
 from genmodels.samplers.jarzynski import Jarzynski
 from genmodels.samplers.population_annealing import Annealed, PopulationAnnealing
 from genmodels.samplers.replica_exchange import Exchanged, ReplicaExchange
@@ -48,7 +48,7 @@ class Ticket(NamedTuple):
 class ShuffledPlacement:
     """Does the work late, in an order of its own, and hands out tickets for handles."""
 
-    n_workers = 3
+    n_workers, room = 3, 5
 
     def __init__(self, seed: int) -> None:
         self.random = np.random.default_rng(seed)
@@ -74,10 +74,11 @@ class ShuffledPlacement:
             results = self.waiting.pop(first)()
             self.values[first], self.values[Ticket(first.number + 1)] = results
 
-    def wait(self, handles: Sequence[Ticket]) -> Iterator[int]:
-        for i in self.random.permutation(len(handles)).tolist():
+    def wait(self, handles: Sequence[Ticket]) -> list[int]:
+        chosen: list[int] = self.random.permutation(len(handles))[: self.random.integers(1, 4)].tolist()
+        for i in chosen:
             self.work(handles[i])
-            yield i
+        return chosen
 
     def fetch(self, handle: Any) -> Any:
         if not isinstance(handle, Ticket):
@@ -537,6 +538,33 @@ class Counted(LocalPlacement):
         return super().submit(fn, handle, *small)
 
 
+def add(state: int, shard: int, segment: int) -> tuple[int, int]:
+    return state + segment, shard
+
+
+class Crowded(ShuffledPlacement):
+    """Notes how many tasks were under way at once."""
+
+    most = 0
+
+    def submit(self, fn: Callable[..., tuple[Any, Any]], handle: Any, *small: Any) -> tuple[Ticket, Ticket]:
+        begun = super().submit(fn, handle, *small)
+        self.most = max(self.most, len(self.waiting))
+        return begun
+
+
+@pytest.mark.parametrize("n_shards", [1, 4, 30])
+def test_shards_take_turns_where_there_is_no_room_for_all(n_shards: int) -> None:
+    place = Crowded(1)
+    handles = [place.put(100 * shard) for shard in range(n_shards)]
+    states, seen = shards.run(place, add, handles, range(1, 9), join=lambda one, other: other)
+    assert [place.fetch(state) for state in states] == [100 * shard + 36 for shard in range(n_shards)]
+    assert seen == [[shard] for shard in range(n_shards)]
+    assert place.most == min(n_shards, place.room)
+    at = [place.order.index(handle) for handle in states]
+    assert min(at) >= 0.6 * len(place.order)  # nobody is done long before the others
+
+
 def stopped(name: str, n_tasks: int, place: Any = None) -> Any:
     """Return the result of a run that is stopped after so many reports."""
     reports = itertools.count(1)
@@ -569,7 +597,7 @@ def test_a_run_that_is_stopped_returns_what_it_has(name: str, n_tasks: int) -> N
 
 def test_what_a_stopped_run_has_is_the_beginning_of_the_whole() -> None:
     cooled = stopped("simulated_annealing", 7)
-    assert len(cooled.betas) == len(cooled.mean_energy) == 3 * 20  # the third task of all three shards
+    assert len(cooled.betas) == len(cooled.mean_energy) == 2 * 40  # the second task of all three shards
     exchanged, whole = stopped("replica_exchange", 31), local("replica_exchange")
     assert 0 < exchanged.energies.shape[1] < 120
     assert torch.equal(exchanged.energies, whole.energies[:, : exchanged.energies.shape[1]])

@@ -41,6 +41,7 @@ class Request(NamedTuple):
     out: Path | None = None
     checkpoint: str | None = None
     checkpoint_every: float = 60.0  # seconds
+    shard: int | None = None
 
 
 def execute(request: Request, *, show_progress: bool = True) -> Answer:
@@ -92,7 +93,7 @@ def _place(request: Request) -> AbstractContextManager[Placement]:
     if request.checkpoint is None:
         return placement(default=0, n_workers=request.workers)
     # What changes the answer; not where and for how long it is looked for.
-    names = ("method", "seed", "beta_max", "replicas", "sweeps", "format")
+    names = ("method", "seed", "beta_max", "replicas", "sweeps", "format", "shard")
     settings = repr([__version__, *(getattr(request, name) for name in names)])
     same = hashlib.sha256(settings.encode() + request.path.read_bytes()).hexdigest()
     return resumable(request.checkpoint, same, request.checkpoint_every, 0, request.workers)
@@ -103,7 +104,7 @@ def run(file: CouplingFile, request: Request, place: Placement, stop: Stop) -> A
     seed = secrets.randbits(32) if request.seed is None else request.seed
     started = time.perf_counter()
     chosen = sampler(request.method, file.couplings, beta_max(file.couplings, request.beta_max),
-                     request.replicas, request.sweeps)  # fmt: skip
+                     request.replicas, request.sweeps, request.shard)  # fmt: skip
     chain = kernel(request.method)
     result = chosen.run(Ising.of(file.couplings), chain, Key(seed, "anneal"), place, stop)
     curve, diagnostics = _evaluated(request.method, result)

@@ -1,5 +1,6 @@
 """The samplers behind the command's methods, with settings that suit the couplings."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from genmodels.samplers.simulated_tempering import SimulatedTempering
 
 Choice = Callable[[Couplings, float, int | None, int | None], Any]
 _SWEEPS_PER_ROUND = 2
+_SHARDS = {"exchange": "rungs_per_shard", "population": "walkers_per_shard"}
 _BUDGET = 4e9  # updates that a default is meant to stay below: seconds on two cores
 
 
@@ -49,7 +51,12 @@ def kernel(method: str) -> Kernel[Any]:
 
 
 def sampler(
-    method: str, couplings: Couplings, beta_max: float, replicas: int | None, sweeps: int | None
+    method: str,
+    couplings: Couplings,
+    beta_max: float,
+    replicas: int | None,
+    sweeps: int | None,
+    shard: int | None = None,
 ) -> Sampler:
     """Return the sampler of a method.
 
@@ -59,12 +66,18 @@ def sampler(
         beta_max: The last β.
         replicas: Configurations that move at once, over all ladders or populations; None is the default.
         sweeps: Sweeps at each temperature; None is the default.
+        shard: Replicas of a ladder, or walkers of a population, in a task; None for whole ones.
 
     Raises:
-        InputError: a number is too small to make sense.
+        InputError: a number is too small to make sense, or the method has no such shards.
     """
-    chosen: Sampler = METHODS[method](couplings, beta_max, replicas, sweeps)
-    return chosen
+    chosen = METHODS[method](couplings, beta_max, replicas, sweeps)
+    if shard is not None:
+        if method not in _SHARDS:
+            raise InputError(f"--shard: there is none for {method}, only for {' and '.join(_SHARDS)}")
+        chosen = dataclasses.replace(chosen, **{_SHARDS[method]: shard})
+    whole: Sampler = chosen
+    return whole
 
 
 def n_rungs(couplings: Couplings, replicas: int) -> int:

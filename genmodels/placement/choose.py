@@ -19,6 +19,7 @@ def placement(
 
     The first of these that is there decides: `n_workers`; GENMODELS_WORKERS; RAY_ADDRESS, a cluster to
     join; `default`. 0 workers is this process, its threads; n > 0 is a Ray on this machine with n workers.
+    GENMODELS_GPUS is the share of a GPU that each task on Ray has: 0.25 lets four tasks share one.
 
     Args:
         default: Number of workers where nobody says; None is one for each core this process may use.
@@ -26,7 +27,7 @@ def placement(
         n_threads: Threads of this process where it works itself; None is one for each core it may use.
 
     Raises:
-        InputError: what should be a number of workers is not, or no cluster at RAY_ADDRESS.
+        InputError: what should be a number of workers or GPUs is not, or no cluster at RAY_ADDRESS.
     """
     place = _open(default, n_workers, _cores() if n_threads is None else n_threads)
     try:
@@ -65,12 +66,24 @@ def _open(default: int | None, n_workers: int | None, n_threads: int) -> Placeme
     if workers := os.environ.get("GENMODELS_WORKERS"):
         return _with(_count("GENMODELS_WORKERS", workers), n_threads)
     if address := os.environ.get("RAY_ADDRESS"):
-        return RayPlacement.connect(address)
+        return RayPlacement.connect(address, _gpus())
     return _with(_cores() if default is None else default, n_threads)
 
 
 def _with(n_workers: int, n_threads: int) -> Placement:
-    return RayPlacement.local(n_workers) if n_workers else LocalPlacement(n_threads)
+    return RayPlacement.local(n_workers, _gpus()) if n_workers else LocalPlacement(n_threads)
+
+
+def _gpus() -> float:
+    text = os.environ.get("GENMODELS_GPUS") or "0"
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    # Ray gives shares of one, or whole ones.
+    if not (0.0 <= share <= 1.0 or share.is_integer() and share > 0.0):
+        raise InputError(f"GENMODELS_GPUS is '{text}', expected a share of a GPU such as 0.25, or whole ones")
+    return share
 
 
 def _cores() -> int:

@@ -1,7 +1,7 @@
 """Work in this process: one shard after the other, or as many at a time as there are threads."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import torch
@@ -24,10 +24,11 @@ class LocalPlacement:
 
     n_workers = 0
     n_failures = 0
+    gpus = 0.0
 
     def __init__(self, n_threads: int = 1) -> None:
         """Work on so many threads."""
-        self.n_threads = n_threads
+        self.n_threads, self.room = n_threads, 2 * n_threads
         self._torch_threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(n_threads, "shard") if n_threads > 1 else None
 
@@ -48,16 +49,12 @@ class LocalPlacement:
         finally:
             torch.set_num_threads(threads)
 
-    def wait(self, handles: Sequence[Any]) -> Iterator[int]:
-        """Yield the indices of `handles` as they complete or fail; of values at once."""
-        running: dict[Future[tuple[Any, Any]], list[int]] = {}
-        for i, handle in enumerate(handles):
-            if isinstance(handle, Part):
-                running.setdefault(handle.shard, []).append(i)
-            else:
-                yield i
-        for shard in as_completed(running):
-            yield from running[shard]
+    def wait(self, handles: Sequence[Any]) -> list[int]:
+        """Return the indices of the handles that are complete or failed, at least one if there are any."""
+        running = {handle.shard for handle in handles if isinstance(handle, Part)}
+        if len(running) == len(handles):
+            wait(running, return_when=FIRST_COMPLETED)
+        return [i for i, each in enumerate(handles) if not isinstance(each, Part) or each.shard.done()]
 
     def fetch(self, handle: Any) -> Any:
         """Return the value behind `handle`, or raise what its shard raised."""

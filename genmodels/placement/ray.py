@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,6 +20,8 @@ from genmodels.errors import InputError
 
 OBJECT_STORE_BYTES = 256 * 2**20  # more is spilled to disk; a smaller /dev/shm makes Ray use the disk at once
 MAX_RETRIES = 3  # of a shard whose worker died
+_LEAST_ROOM = 64  # tasks; a cluster that grows on demand sees from them that there is work
+_LONGEST_CHAIN = 100  # tasks, which the loss of a node may make Ray do again
 _REMEMBERED = 10_000  # results not yet fetched whose shard is known: some never are
 _ROOT = Path(__file__).resolve().parents[2]  # where this checkout of genmodels is imported from
 _LONGEST = 40  # characters of a folder whose sockets still fit into the 107 that Unix allows
@@ -38,6 +40,18 @@ for attempt in 1 2 3; do rm -rf -- "$0" && exit; sleep 1; done
 """
 
 
+class Chained(NamedTuple):
+    """A handle of a state that tasks have made one after the other, each from what the last one left.
+
+    Ray makes states that are lost with a node again, from the first of the chain whose value is held; and its
+    own bookkeeping overflows where chains are thousands long. So a chain starts anew from time to time.
+    """
+
+    ref: Any
+    length: int  # tasks since the values in `held`
+    held: frozenset[Any]  # what the state can be made again from
+
+
 class RayPlacement:
     """Shards as Ray tasks; states and results stay in Ray's object store until they are fetched.
 
@@ -46,21 +60,26 @@ class RayPlacement:
     process, opened from a thread that lives as long as it does (Linux ends a child with its thread).
     """
 
-    def __init__(self, n_workers: int, closing: contextlib.ExitStack) -> None:
+    def __init__(self, n_workers: int, gpus: float, closing: contextlib.ExitStack) -> None:
         """Wrap the Ray that `local` or `connect` has opened; `closing` ends it."""
         import ray
 
-        self.n_workers, self.n_failures = n_workers, 0
+        self.n_workers, self.gpus, self.n_failures = n_workers, gpus, 0
+        self.room = max(_LEAST_ROOM, 4 * n_workers)
         self._closing = closing
+        self._running: set[Any] = set()  # results of tasks that may be under way still
         self._shards: dict[str, tuple[str, Any]] = {}  # of results on their way: whose, and after what tries
-        self._run = ray.remote(num_cpus=1, num_returns=3, max_retries=MAX_RETRIES)(_run)
+        self._run = ray.remote(num_cpus=1, num_gpus=gpus, num_returns=3, max_retries=MAX_RETRIES)(_run)
 
     @classmethod
-    def local(cls, n_workers: int) -> "RayPlacement":
+    def local(cls, n_workers: int, gpus: float = 0.0) -> "RayPlacement":
         """Start a Ray of our own with `n_workers` workers; `close` leaves nothing of it behind.
 
         It listens on loopback only, asks for a token that only its own processes know, and writes to a
-        folder of its own under the system's temporary one.
+        folder of its own under the system's temporary one. Each task has `gpus` of a GPU.
+
+        Raises:
+            InputError: tasks are to have GPUs, and there is none.
         """
         with contextlib.ExitStack() as closing:
             folder = closing.enter_context(_temporary_folder())
@@ -79,33 +98,35 @@ class RayPlacement:
                 environment,
                 address="local",
                 num_cpus=n_workers,
-                num_gpus=0,
+                num_gpus=None if gpus else 0,
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=folder,
                 _node_ip_address="127.0.0.1",
             )
-            return cls(n_workers, closing.pop_all())
+            _require(gpus)
+            return cls(n_workers, gpus, closing.pop_all())
 
     @classmethod
-    def connect(cls, address: str) -> "RayPlacement":
+    def connect(cls, address: str, gpus: float = 0.0) -> "RayPlacement":
         """Join the cluster at `address`, with one worker for each of its CPUs; `close` only leaves it.
 
         Raises:
-            InputError: no cluster answers at `address`.
+            InputError: no cluster answers at `address`; or tasks are to have GPUs, and it has none.
         """
-        try:
-            _knock(address)
-            with contextlib.ExitStack() as closing:
-                closing.callback(_stop)
+        with contextlib.ExitStack() as closing:
+            closing.callback(_stop)
+            try:
+                _knock(address)
                 _start({}, address=address)
-                return cls(_cpus(), closing.pop_all())
-        except (OSError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0].rstrip(".")
-            raise InputError(
-                f"RAY_ADDRESS is '{address}': no Ray cluster could be joined there ({reason}); "
-                "start one, or set GENMODELS_WORKERS to work on this machine"
-            ) from error
+            except (OSError, RuntimeError, ValueError) as error:
+                reason = str(error).strip().split("\n")[0].rstrip(".")
+                raise InputError(
+                    f"RAY_ADDRESS is '{address}': no Ray cluster could be joined there ({reason}); "
+                    "start one, or set GENMODELS_WORKERS to work on this machine"
+                ) from error
+            _require(gpus)
+            return cls(_cpus(), gpus, closing.pop_all())
 
     def put(self, state: Any) -> Any:
         """Return a reference to `state` in the object store."""
@@ -114,24 +135,49 @@ class RayPlacement:
         return ray.put(state)
 
     def submit(self, fn: Callable[..., tuple[Any, Any]], handle: Any, *small: Any) -> tuple[Any, Any]:
-        """Start fn(state of handle, *small) on a free worker; what it raises, `fetch` raises."""
-        state, result, tries = self._run.remote(fn, handle, *small)
+        """Start fn(state of handle, *small) on a free worker; what it raises, `fetch` raises.
+
+        Where there is no room left this waits until a quarter of the tasks under way is done.
+        """
+        if len(self._running) >= self.room:
+            self._await(self.room // 4)
+        handle = self._anchored(handle)
+        chains = [part for part in (handle, *small) if isinstance(part, Chained)]
+        state, result, tries = self._run.remote(fn, *map(_ref, (handle, *small)))
         what = fn.__module__.rsplit(".", 1)[-1].replace("_", " ")
         shard = f"{what}, shard {small[0]}" if small and type(small[0]) is int else what
+        self._running.add(result)
         self._shards[result.hex()] = shard, tries
         if len(self._shards) > _REMEMBERED:
             del self._shards[next(iter(self._shards))]
-        return state, result
+        length = 1 + max((chain.length for chain in chains), default=0)
+        return Chained(state, length, frozenset().union(*(chain.held for chain in chains))), result
 
-    def wait(self, handles: Sequence[Any]) -> Iterator[int]:
-        """Yield the indices of `handles` as they complete or fail."""
+    def _anchored(self, handle: Any) -> Any:
+        """Return a state's handle, or at the end of a long chain one of a copy that starts a new one."""
         import ray
 
-        index = {handle: i for i, handle in enumerate(handles)}
-        pending = list(handles)
-        while pending:
-            done, pending = ray.wait(pending, fetch_local=False)
-            yield from (index[handle] for handle in done)
+        if not isinstance(handle, Chained) or handle.length < _LONGEST_CHAIN:
+            return handle
+        copy = ray.put(self.fetch(handle))
+        return Chained(copy, 0, frozenset([copy]))
+
+    def _await(self, n: int) -> None:
+        import ray
+
+        _, running = ray.wait(list(self._running), num_returns=n, fetch_local=False)
+        self._running = set(running)
+
+    def wait(self, handles: Sequence[Any]) -> list[int]:
+        """Return the indices of the handles that are complete or failed, at least one if there are any."""
+        import ray
+
+        if not handles:
+            return []
+        index = {_ref(handle): i for i, handle in enumerate(handles)}
+        ray.wait(list(index), fetch_local=False)
+        done, _ = ray.wait(list(index), num_returns=len(index), timeout=0, fetch_local=False)
+        return [index[handle] for handle in done]
 
     def fetch(self, handle: Any) -> Any:
         """Return the value behind `handle`.
@@ -143,6 +189,8 @@ class RayPlacement:
         import ray
         from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
+        handle = _ref(handle)
+        self._running.discard(handle)
         shard, tries = self._shards.pop(handle.hex(), ("a shard", None))
         try:
             value, n_lost = ray.get([handle, tries]) if tries else (ray.get(handle), 0)
@@ -159,6 +207,10 @@ class RayPlacement:
     def close(self) -> None:
         """End the local Ray and remove its files, or leave the cluster."""
         self._closing.close()
+
+
+def _ref(handle: Any) -> Any:
+    return handle.ref if isinstance(handle, Chained) else handle
 
 
 def _run(fn: Callable[..., tuple[Any, Any]], state: Any, *small: Any) -> tuple[Any, Any, int]:
@@ -202,6 +254,13 @@ def _cpus() -> int:
 
     # A cluster that grows on demand may have none yet.
     return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+
+
+def _require(gpus: float) -> None:
+    import ray
+
+    if gpus and not ray.cluster_resources().get("GPU"):  # type: ignore[no-untyped-call]
+        raise InputError(f"GENMODELS_GPUS is {gpus:g}, but Ray finds no GPU: add one, or leave it out")
 
 
 def _stop() -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from genmodels.errors import InputError
@@ -60,7 +60,8 @@ class Resumable:
         Raises:
             InputError: what is in `location` belongs to another run, or it cannot be written to.
         """
-        self.inner, self.n_workers, self._every, self._run = inner, inner.n_workers, every, run
+        self.inner, self.n_workers, self.gpus = inner, inner.n_workers, inner.gpus
+        self._every, self._run = every, run
         self._store = Store(location)
         self._alike: dict[str, int] = {}  # tasks that take what no task has made
         self._done: dict[str, Any] = {}  # results of an earlier run, by the task's name
@@ -81,6 +82,11 @@ class Resumable:
         """Number of tasks that had to be done again."""
         return self.inner.n_failures
 
+    @property
+    def room(self) -> int:
+        """Number of tasks that may be under way at once."""
+        return self.inner.room
+
     def put(self, state: Any) -> Any:
         """Return a handle to `state`."""
         return self.inner.put(state)
@@ -93,13 +99,10 @@ class Resumable:
             self._start(task)
         return Part(task, 0), Part(task, 1)
 
-    def wait(self, handles: Sequence[Any]) -> Iterator[int]:
-        """Yield the indices of `handles` as they complete or fail, of those of an earlier run at once."""
-        known = [isinstance(handle, Part) and self._is_known(handle) for handle in handles]
-        yield from (i for i, is_known in enumerate(known) if is_known)
-        left = [i for i, is_known in enumerate(known) if not is_known]
-        for i in self.inner.wait([self._inner(handles[i]) for i in left] if left else []):
-            yield left[i]
+    def wait(self, handles: Sequence[Any]) -> Sequence[int]:
+        """Return the indices of the handles that are complete or failed, at least one if there are any."""
+        known = [i for i, each in enumerate(handles) if isinstance(each, Part) and self._is_known(each)]
+        return known or self.inner.wait([self._inner(handle) for handle in handles])
 
     def fetch(self, handle: Any) -> Any:
         """Return the value behind `handle`; write down what is new if it is time to."""

@@ -210,7 +210,8 @@ class _Run:
         self.settings, self.key, self.placement, self.report = settings, key, placement, report
         n_tasks, held = shards.N_TASKS, settings.rungs_per_shard
         if held is not None:
-            self.placement, n_tasks = split_ladder.Groups(placement, held), split_ladder.N_TASKS
+            self.placement = split_ladder.Groups(placement, settings.n_rungs, held)
+            n_tasks = split_ladder.N_TASKS
         self.model, self.kernel = placement.put(model), kernel
         self.betas = temperatures.spaced(settings.n_rungs, settings.beta_max)
         self.round, self.n_updates = 0, 0

@@ -1,6 +1,7 @@
 """Shards of work that go on segment after segment, none of them waiting for another."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,8 +11,8 @@ from torch import Tensor
 from genmodels.errors import InputError
 from genmodels.protocols import Placement
 
-_UPDATES = 1e8  # attempted in a task: work for far longer than it takes to send it
-N_TASKS = 20  # of a shard in a run, at least: between them progress is told, and runs stop
+_UPDATES = 8e8  # attempted in a task: 0.2 s of the fastest loops, far longer than it takes to send
+N_TASKS = 10  # of a shard in a run, at least: between them progress is told, and runs stop
 
 Segment = tuple[int, int]  # first, and last + 1, of the rounds or steps of one task
 
@@ -65,8 +66,9 @@ def run(
 ) -> tuple[list[Any], list[list[Any]]]:
     """Take every shard through all segments: state, small result = fn(state, shard, segment, *small).
 
-    The next segment of a shard starts as soon as its last one is done; in which order is no matter. Once
-    `report` returns True no further segment is started; of each shard count as many segments as all did.
+    Shards take turns, as many at a time as the placement has room for; in which order they are done is no
+    matter. Once `report` returns True no further segment is started, but that each shard does its first one;
+    of each count as many segments as all did.
 
     Args:
         placement: Where the work runs.
@@ -81,39 +83,68 @@ def run(
     Returns:
         Handles of the last states (shard,), and the small results (shard, segment), joined into one if asked.
     """
-    states: list[dict[int, Any]] = [{0: handle} for handle in handles]  # by the number of segments done
-    results: list[list[Any]] = [[] for _ in states]
-    pending: dict[int, Any] = {}
-    stopped, least, joined = False, 0, 0  # `joined`: segments in the first result, but for one
-
-    def n_done(shard: int) -> int:
-        return len(results[shard]) + joined
-
-    def submit(shard: int) -> None:
-        done, kept = n_done(shard), states[shard]
-        if done < len(segments) and not stopped:
-            kept[done + 1], pending[shard] = placement.submit(fn, kept[done], shard, segments[done], *small)
-
-    for shard in range(len(states)):
-        submit(shard)
-    while pending:
+    course = _Course(handles, join)
+    waiting, pending, stopped = deque(range(len(handles)) if segments else ()), dict[int, Any](), False
+    while waiting or pending:
+        while waiting and len(pending) < placement.room:
+            shard = waiting.popleft()
+            done = course.n_done(shard)
+            if done == 0 or not stopped:
+                kept = course.states[shard]
+                task = placement.submit(fn, kept[done], shard, segments[done], *small)
+                kept[done + 1], pending[shard] = task
         shards = list(pending)
-        shard = shards[next(iter(placement.wait([pending[i] for i in shards])))]
-        results[shard].append(placement.fetch(pending.pop(shard)))
-        if report(segments[n_done(shard) - 1], results[shard][-1]):
-            stopped = True
-        submit(shard)
-        least = min(map(n_done, range(len(states))))
-        if join is not None and least - joined == 2:
-            results = [[join(*seen[:2]), *seen[2:]] for seen in results]
-            joined += 1
-        # States that nobody can go back to make room.
-        states = [{done: handle for done, handle in kept.items() if done >= least} for kept in states]
-    return [kept[least] for kept in states], [seen[: least - joined] for seen in results]
+        for shard in [shards[i] for i in placement.wait([pending[i] for i in shards])]:
+            seen = placement.fetch(pending.pop(shard))
+            course.take(shard, seen)
+            if report(segments[course.n_done(shard) - 1], seen):
+                stopped = True
+            if course.n_done(shard) < len(segments):
+                waiting.append(shard)
+    return course.ends()
+
+
+class _Course:
+    """How far shards are on their way through segments.
+
+    Attributes:
+        states: Handles by the number of segments done, of those that matter still  # (shard,)
+        results: Small results, those that all shards have joined into the first if asked  # (shard, segment)
+    """
+
+    def __init__(self, handles: Sequence[Any], join: Callable[[Any, Any], Any] | None) -> None:
+        self.states: list[dict[int, Any]] = [{0: handle} for handle in handles]
+        self.results: list[list[Any]] = [[] for _ in handles]
+        self._join, self._joined = join, 0  # segments in the first result, but for one
+        self._least, self._behind = 0, len(handles)  # done by all, and how many shards have done no more
+
+    def n_done(self, shard: int) -> int:
+        """Return the number of segments that a shard has done."""
+        return len(self.results[shard]) + self._joined
+
+    def take(self, shard: int, seen: Any) -> None:
+        """Count a segment of a shard as done; let go of what nobody can go back to."""
+        self.results[shard].append(seen)
+        self._behind -= self.n_done(shard) == self._least + 1
+        if self._behind:
+            return
+        self._least += 1
+        self._behind = sum(self.n_done(each) == self._least for each in range(len(self.states)))
+        self.states = [
+            {n: handle for n, handle in kept.items() if n >= self._least} for kept in self.states
+        ]
+        if self._join is not None and self._least - self._joined == 2:
+            self.results = [[self._join(*each[:2]), *each[2:]] for each in self.results]
+            self._joined += 1
+
+    def ends(self) -> tuple[list[Any], list[list[Any]]]:
+        """Return the states after as many segments as all shards did, and what they saw until then."""
+        n = self._least - self._joined
+        return [kept[self._least] for kept in self.states], [each[:n] for each in self.results]
 
 
 def segment(n_rounds: int, n_updates: float, n_tasks: int = N_TASKS) -> int:
-    """Return how many rounds make a task: some 10⁸ updates, but 1/n_tasks of the run at most.
+    """Return how many rounds make a task: some 8 · 10⁸ updates, but 1/n_tasks of the run at most.
 
     A function of sizes alone, not of time nor of workers; and what is measured does not depend on it.
 

@@ -6,7 +6,7 @@ no group waits for another. What happens in a round is a function of the group, 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,14 +24,20 @@ N_TASKS = 200  # segments of a run: they cost nothing here, and a run can stop a
 class Groups:
     """A placement for shards that are groups of ladders in parts, on the placement of the parts."""
 
-    def __init__(self, placement: Placement, per_part: int) -> None:
-        """Wrap `placement`, with so many replicas of a ladder in a part."""
-        self.inner, self.per_part, self.n_workers = placement, per_part, placement.n_workers
+    def __init__(self, placement: Placement, n_rungs: int, per_part: int) -> None:
+        """Wrap `placement`, for ladders of so many rungs, with so many of their replicas in a part."""
+        self.inner, self.n_workers, self.gpus = placement, placement.n_workers, placement.gpus
+        self.sizes = shards.sizes(n_rungs, per_part)  # (part,)
 
     @property
     def n_failures(self) -> int:
         """Number of tasks that had to be done again because their worker was lost."""
         return self.inner.n_failures
+
+    @property
+    def room(self) -> int:
+        """Number of groups that may be under way at once, each with a task for every part."""
+        return max(1, self.inner.room // len(self.sizes))
 
     def put(self, state: Any) -> Any:
         """Return a handle to `state` where the workers can reach it."""
@@ -42,18 +48,14 @@ class Groups:
         begun = _IN_PARTS[fn](self, handle, *small)
         return begun, begun
 
-    def wait(self, handles: Sequence[Any]) -> Iterator[int]:
-        """Yield the indices of segments as they are done, and keep all of them going until then."""
-        under_way = dict(enumerate(handles))
-        while under_way:
-            for i in [i for i, course in under_way.items() if course.measured is not None]:
-                del under_way[i]
-                yield i
-            pending = [(course, part) for course in under_way.values() for part in course.pending]
-            for done in self.inner.wait([course.pending[part] for course, part in pending]):
-                course, part = pending[done]
+    def wait(self, handles: Sequence[Any]) -> list[int]:
+        """Return the indices of segments that are done, at least one; all are kept going until then."""
+        while handles and all(course.measured is None for course in handles):
+            pending = [(course, part) for course in handles for part in course.pending]
+            for i in self.inner.wait([course.pending[part] for course, part in pending]):
+                course, part = pending[i]
                 course.take(part, self.inner.fetch(course.pending[part]))
-                break  # what it waits for may be something else now
+        return [i for i, course in enumerate(handles) if course.measured is not None]
 
     def fetch(self, handle: Any) -> Any:
         """Return what the ladders saw in a segment that is done."""
@@ -160,7 +162,7 @@ def start(
     key: Key,
 ) -> Group:
     """Return ladders whose replicas are all drawn at β = 0; the arguments are those of `ladder.start`."""
-    held, nothing = shards.sizes(n_rungs, groups.per_part), groups.put(None)
+    held, nothing = groups.sizes, groups.put(None)
     parts = [
         groups.inner.submit(draw, nothing, number * len(held) + part, n_ladders * n, model, kernel, key)[0]
         for part, n in enumerate(held)

@@ -4,6 +4,7 @@ Between two sweeps only energies, families and copies are sent, unless some shar
 others: then walkers go from full to short ones, without a stop at the process that directs them.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -216,20 +217,23 @@ def run(
 ) -> tuple[list[list[Held]], list[list[Measured]]]:
     """Anneal populations of several shards each; as `population.run`, but for the shards' fair `shares`.
 
-    A population goes on as soon as all of its own shards are done.
+    A population goes on as soon as all of its own shards are done; they take turns, as many at a time as the
+    placement has room for.
     """
     betas = betas[:1] if report.stopped else betas
     courses = [_Course(m, placement, report) for m in range(n_populations)]
     steps = [course.steps(shares, model, kernel, betas, n_sweeps, key) for course in courses]
-    awaited = {m: next(each) for m, each in enumerate(steps)}
-    least = 0
-    while awaited:
+    waiting, awaited, least = deque(range(n_populations)), dict[int, Any](), 0
+    at_once = max(1, placement.room // len(shares))
+    while waiting or awaited:
+        while waiting and len(awaited) < at_once:
+            m = waiting.popleft()
+            if (handle := next(steps[m], None)) is not None:
+                awaited[m] = handle
         order = list(awaited)
-        m = order[next(iter(placement.wait([awaited[i] for i in order])))]
-        del awaited[m]  # what it waits for next comes last, so that populations take turns
-        for handle in steps[m]:
-            awaited[m] = handle
-            break
+        for m in [order[i] for i in placement.wait([awaited[m] for m in order])]:
+            del awaited[m]
+            waiting.append(m)
         least = min(len(course.parts) for course in courses)
         for course in courses:  # shards that nobody can go back to make room
             course.tasks = {done: tasks for done, tasks in course.tasks.items() if done + 1 >= least}

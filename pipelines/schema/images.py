@@ -185,6 +185,7 @@ class ReplicaExchange(Block):
     n_rounds: Annotated[Integer, Field(ge=4)]
     burn_in: Annotated[Integer, Field(ge=16)]
     sweeps_per_round: Count
+    rungs_per_shard: Count | None
 
 
 class PopulationAnnealing(Block):
@@ -194,6 +195,7 @@ class PopulationAnnealing(Block):
     n_walkers: Count
     n_sweeps: Count
     ess: Share
+    walkers_per_shard: Count | None
 
 
 class LogZ(Block):
