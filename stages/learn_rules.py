@@ -1,5 +1,6 @@
 """One learning rule of an RBM on known distributions: the exact divergence from them, while it learns."""
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,8 @@ def _learn(stage: Stage, settings: Any, name: str, material: Material, key: Key)
     of = getattr(settings, name).model_dump()
     schedule = {} if of["schedule"] is None else {"n_steps": settings.steps, "schedule": of["schedule"]}
     learner = registry.build(LEARNERS, of["rule"], {k: of[k] for k in of if k != "schedule"} | schedule)
-    model = registry.build(MODELS, "rbm", {"n_visible": material.shape[0] * material.shape[1]} | dict(settings))
+    sizes = {"n_visible": prod(material.shape), "n_hidden": settings.n_hidden}
+    model = registry.build(MODELS, "rbm", sizes)
     x = 2.0 * torch.from_numpy(material.parts["train"].grey).float() - 1.0
     batches, points = Shuffled(x, settings.batch, key.child("order")), []
     wanted = set(np.geomspace(1, settings.steps, settings.points).round().astype(int).tolist())

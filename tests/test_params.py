@@ -85,8 +85,8 @@ def test_a_wrong_value_is_named_with_its_key(
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("pipeline", "spinglass", ("pipeline = 'spinglass'", "known are mnist, spin_glass")),
-        ("pipeline", ["spin_glass"], ("pipeline = ", "known are mnist, spin_glass")),
+        ("pipeline", "spinglass", ("pipeline = 'spinglass'", "known are learning_rules, mnist, spin_glass")),
+        ("pipeline", ["spin_glass"], ("pipeline = ", "known are learning_rules, mnist, spin_glass")),
         ("prepare_couplings", {}, ("prepare_couplings", "at least 1")),
         ("prepare_couplings.gaussian_3d.kind", "normal", ("prepare_couplings.gaussian_3d.kind", "'normal'")),
         ("prepare_couplings.gaussian_3d.size", [6, 2, 6], ("prepare_couplings.gaussian_3d", "[6, 2, 6]")),
@@ -179,14 +179,15 @@ def test_what_pyyaml_takes_for_text_is_still_a_number(tmp_path: Path) -> None:
 def test_every_key_counts_in_a_stage() -> None:
     """No stage reads a parameter that dvc.yaml does not list: each block belongs to the stage of its name."""
     owners = {"prepare": "data"}
-    for file in ("dvc.yaml", "pipelines/mnist/dvc.yaml", "pipelines/spin_glass/dvc.yaml"):
+    others = ("learning_rules", "mnist", "spin_glass")
+    for file in ("dvc.yaml", *(f"pipelines/{name}/dvc.yaml" for name in others)):
         stages = yaml.safe_load((ROOT / file).read_text())["stages"]
         for name, stage in stages.items():
             block = owners.get(name, name)
             listed = (stage.get("do", stage)).get("params", [])
             if listed and isinstance(listed[0], dict):
                 listed = listed[0][str(Path(file).with_name("params.yaml"))]
-            without = ("publish", "report", "compare_samplers", "track")
+            without = ("publish", "report", "compare_rules", "compare_samplers", "track")
             assert name in without or any(key.split(".")[0] == block for key in listed), name
 
 

@@ -78,6 +78,15 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "gradient": ("vae", {"learning_rate": 1e-3, "n_steps": 10}),
 }
 COMPARABLE = (HasLogProb, HasElbo, HasLogUnnormalised, HasLogUnnormalisedBound)
+ENERGIES = {"ising", "boltzmann_machine", "rbm", "neural_energy"}
+# Of a deep machine neither visible states nor flips can be summed: its rules are those with chains of their own.
+DEEP = dict.fromkeys(("monte_carlo", "persistent_contrastive_divergence", "tempered"), ENERGIES | {"dbm"})
+# The models that a rule trains, if it is not for all energy models.
+TRAINED = DEEP | {
+    "closed_form": {"independent", "gaussian"},
+    "expectation_maximisation": {"gaussian_mixture", "bernoulli_mixture"},
+    "gradient": {"vae", "diffusion"},
+}
 # Expectation maximisation but for its start.
 DETERMINISTIC = {
     "closed_form",
@@ -390,3 +399,18 @@ def test_a_learner_depends_on_state_batch_and_key_alone(name: str, tmp_path: Pat
     assert sha256(tmp_path / "untrained.safetensors") != digest[:64]
     if name not in DETERMINISTIC:
         assert learned(name, tmp_path, seed=62) != digest
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_learner_trains_a_model_or_says_in_a_line_that_it_cannot(name: str) -> None:
+    for model_name in MODELS:
+        model, learner = small(model_name), load(LEARNERS, name)(**RULES[name][1])
+
+        def step(model: Any = model, learner: Any = learner) -> dict[str, float]:
+            return learner.step(model, learner.init(model), images(model)[5:40], KEY)[1]
+
+        if model_name in TRAINED.get(name, ENERGIES):
+            assert all(math.isfinite(value) for value in step().values())
+        else:
+            with pytest.raises(InputError, match=rf"{type(model).__name__}(?!.*\n)"):
+                step()
