@@ -79,7 +79,7 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 COMPARABLE = (HasLogProb, HasElbo, HasLogUnnormalised, HasLogUnnormalisedBound)
 ENERGIES = {"ising", "boltzmann_machine", "rbm", "neural_energy"}
-# Of a deep machine neither visible states nor flips can be summed: its rules are those with chains of their own.
+# A deep machine has no sum over its hidden units: its rules are those with chains of their own.
 DEEP = dict.fromkeys(("monte_carlo", "persistent_contrastive_divergence", "tempered"), ENERGIES | {"dbm"})
 # The models that a rule trains, if it is not for all energy models.
 TRAINED = DEEP | {
