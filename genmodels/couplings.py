@@ -1,8 +1,18 @@
-"""A quadratic energy of spins as a list of edges: what coupling files hold and compiled loops ask for."""
+"""Quadratic energies of spins, a list of edges or a matrix of two sides: what compiled loops ask for."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
+
+
+class Bipartite(NamedTuple):
+    """E(x, z) = −(xᵀWz + hᵀ(x, z)), all spins of one side coupled to all of the other; nats at β = 1."""
+
+    W: Tensor  # (visible, hidden), float32
+    h: Tensor  # fields, visible before hidden  # (site,), float32
+    base: Tensor  # fields b that β does not multiply: P_β ∝ exp(−βE + bᵀ(x, z))  # (site,), float32
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genmodels.couplings import Couplings
+from genmodels.couplings import Bipartite, Couplings
 from genmodels.errors import InputError
-from genmodels.protocols import HasReference
+from genmodels.protocols import HasBipartite, HasReference
 
 
 def log_z_0(model: Any) -> float:
@@ -106,6 +106,8 @@ class BaseRate:
         self.log_z_reference = log_z_of_fields(self.fields)
         if hasattr(model, "blocks"):
             self.blocks = model.blocks
+        if isinstance(model, HasBipartite):
+            self.bipartite = self._bipartite
 
     def energy(self, x: Tensor) -> Tensor:
         """Return E_model(x) + bᵀx  # (replica, site) -> (replica,), nats."""
@@ -125,6 +127,11 @@ class BaseRate:
         own = self.model.conditional(block, x, beta).logit()
         b = self.fields[self.blocks[block]].to(x.dtype)
         return torch.sigmoid(own + 2.0 * (1.0 - beta[:, None]) * b)
+
+    def _bipartite(self) -> Bipartite:
+        W, h, base = self.model.bipartite()
+        b = self.fields.to(h)
+        return Bipartite(W, h - b, base + b)
 
     def couplings(self) -> Couplings:
         """Return the model's couplings with h − b and the base fields b."""

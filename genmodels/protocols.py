@@ -11,11 +11,18 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkabl
 import torch
 from torch import Tensor
 
-from genmodels.couplings import Couplings
+from genmodels.couplings import Bipartite, Couplings
 from genmodels.streams import Key
 
 Domain = Literal["spin", "binary", "grey"]
 T = TypeVar("T")
+
+
+class Contrasted(NamedTuple):
+    """Averages over data and over a model, compared."""
+
+    difference: dict[str, Tensor]  # ⟨s⟩_data − ⟨s⟩_model, by parameter
+    means: dict[str, Tensor]  # of the data's units, by their bias
 
 
 @runtime_checkable
@@ -61,6 +68,30 @@ class HasCouplings(Protocol):
 
     def couplings(self) -> Couplings:
         """Return its couplings and fields."""
+        ...
+
+
+@runtime_checkable
+class HasBipartite(Protocol):
+    """An energy model that is quadratic in two sides of spins, which are its blocks."""
+
+    def bipartite(self) -> Bipartite:
+        """Return its matrix and fields, views of the parameters where that is possible."""
+        ...
+
+
+@runtime_checkable
+class HasContrast(Protocol):
+    """A model with statistics that has their difference between two sets of images for less than both."""
+
+    def contrast(self, data: Tensor, fantasy: Tensor, first: Tensor | None = None) -> Contrasted:
+        """Return what `statistics` tells of the data less what it tells of the fantasies.
+
+        Args:
+            data: Images  # (image, visible), ±1
+            fantasy: Configurations, or their visible sites, as precise as the products  # (replica, site)
+            first: Fields of the data on the hidden units, but for these units' own, if known.
+        """
         ...
 
 

@@ -1,11 +1,12 @@
 """Independent pixels and one Gaussian: densities, their maximum-likelihood fit, their samples."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 from torch import Tensor
 
 from genmodels.errors import InputError
@@ -14,6 +15,7 @@ from genmodels.learners.closed_form import ClosedForm
 from genmodels.models.bernoulli_mixture import BernoulliMixture
 from genmodels.models.gaussian import Gaussian
 from genmodels.models.independent import Independent
+from genmodels.models.independent_gaussian import IndependentGaussian
 from genmodels.streams import Key
 
 KEY = Key(11, "baselines")
@@ -27,7 +29,7 @@ def correlated(n: int, n_sites: int) -> Tensor:
     return torch.randn(n, n_sites, generator=generator, dtype=torch.float64) @ mixing + shift
 
 
-def fitted(model: Gaussian | Independent, x: Tensor, **settings: float) -> dict[str, float]:
+def fitted(model: Any, x: Tensor, **settings: float) -> dict[str, float]:
     return ClosedForm(**settings).step(model, None, x, KEY)[1]
 
 
@@ -39,6 +41,23 @@ def test_a_gaussian_is_scipys() -> None:
     assert np.allclose(model.log_prob(points), multivariate_normal(mean, scatter).logpdf(points), rtol=1e-12)
     wrong = multivariate_normal(mean, 1.01 * scatter).logpdf(points)
     assert not np.allclose(model.log_prob(points), wrong, rtol=1e-6)
+
+
+def test_gaussian_pixels_are_scipys_one_by_one() -> None:
+    model, x = IndependentGaussian(4), correlated(50, 4)
+    x[:, 2] = 3.0
+    metrics = fitted(model, x, eigenvalue_floor=0.02)
+    points = correlated(7, 4) * 1.5
+    deviations = np.sqrt(np.maximum(x.numpy().var(0), 0.02))
+    one_by_one = norm(x.numpy().mean(0), deviations).logpdf(points.numpy()).sum(1)
+    assert np.allclose(model.log_prob(points), one_by_one, rtol=1e-12)
+    assert metrics["n_floored"] == 1.0
+    whole = Gaussian(4)
+    fitted(whole, x, eigenvalue_floor=0.02)
+    assert not np.allclose(model.log_prob(points), whole.log_prob(points), rtol=1e-3)
+    drawn = model.sample(40_000, KEY.child("pixels").torch()).double()
+    assert float(((drawn.mean(0) - model.mean) / (model.variance / 40_000).sqrt()).abs().max()) < 4.0
+    assert float((drawn.var(0) / model.variance - 1.0).abs().max()) < 4.0 * math.sqrt(2.0 / 40_000)
 
 
 def test_the_fit_divides_by_n() -> None:

@@ -1,6 +1,7 @@
 """Mixtures: their densities, EM step for step against scikit-learn, and the ascent that EM promises."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from sklearn.mixture import GaussianMixture as Reference
 from torch import Tensor
 
 from genmodels.errors import InputError
-from genmodels.learners import kmeans
+from genmodels.estimators import selection, sequential
+from genmodels.learners import covariance, expectation_maximisation, kmeans
 from genmodels.learners.expectation_maximisation import Ascent, ExpectationMaximisation
 from genmodels.learners.fit import Whole, fit
 from genmodels.models.bernoulli_mixture import BernoulliMixture
@@ -101,12 +103,100 @@ def test_em_is_scikit_learns_step_for_step(ridge: float) -> None:
     assert not np.allclose(other.means, reference.means_, atol=1e-3)
 
 
-def test_em_never_lets_the_likelihood_fall() -> None:
+def test_em_in_float32_is_scikit_learns_in_float64() -> None:
+    x, model = overlapping(400), random_gaussians(3)
+    weights, means, covariances = (part.numpy().copy() for part in model.components())
+    reference = Reference(
+        3, reg_covar=1e-6, tol=0.0, max_iter=10, weights_init=weights, means_init=means,
+        precisions_init=np.linalg.inv(covariances),
+    )  # fmt: skip
+    with pytest.warns(Warning, match="did not converge"):
+        reference.fit(x.numpy())
+    learner, state = ExpectationMaximisation(ridge=1e-6, eigenvalue_floor=1e-12, products="float32"), AGAIN
+    for _ in range(10):
+        state, metrics = learner.step(model, state, x, KEY)
+    # Ten steps carry on what the first ones round, which is 6e-8 of the data.
+    assert np.allclose(model.means, reference.means_, atol=1e-5)
+    assert np.allclose(model.covariances, reference.covariances_, atol=1e-5)
+    assert metrics["log_likelihood"] == pytest.approx(reference.lower_bound_, abs=1e-6)
+    assert not np.array_equal(model.means, reference.means_)
+
+
+def test_shares_that_are_left_out_change_less_than_rounding() -> None:
+    # Two far clusters: nearly all shares are below the threshold, and one is just above it.
+    x = torch.cat([overlapping(300), overlapping(200) + 60.0]).float()
+    shares = torch.full((500,), 1e-12, dtype=torch.float64)
+    shares[:300], shares[300] = 1.0, 0.3e-7
+    kept, weights = expectation_maximisation._members(x, shares)
+    assert len(kept) == 300
+    weights_all = shares / shares.sum()
+    exact = weights_all @ x.double()
+    found = (weights.double() / weights.double().sum()) @ kept.double()
+    spread = float((x.max(0).values - x.min(0).values).max())
+    assert float((found - exact).abs().max()) < 1e-7 * spread
+    cut = shares > 0.999
+    cut[:60] = False  # a threshold that takes some of what counts
+    wrong = x[cut].double().mean(0)
+    assert float((wrong - exact).abs().max()) > 1e-4 * spread
+
+
+@pytest.mark.parametrize(("products", "fall"), [("float64", 1e-12), ("float32", 2e-6)])
+def test_em_never_lets_the_likelihood_fall(products: Any, fall: float) -> None:
     x = overlapping(60)
     x[:, 3] = 1.0  # a constant pixel: the floor is at work in every step
-    rises = np.diff(objectives(GaussianMixture(4, 5), ExpectationMaximisation(eigenvalue_floor=0.05), x))
-    assert rises.min() > -1e-12
+    learner = ExpectationMaximisation(eigenvalue_floor=0.05, products=products)
+    rises = np.diff(objectives(GaussianMixture(4, 5), learner, x))
+    assert rises.min() > -fall
     assert rises.max() > 0.01
+
+
+@pytest.mark.parametrize("products", ["float64", "float32"])
+def test_fewer_images_than_pixels_and_constant_ones_leave_it_finite(products: Any) -> None:
+    x = torch.cat([overlapping(12), torch.zeros(12, 30, dtype=torch.float64)], 1)  # 12 images of 34 pixels
+    model, learner = GaussianMixture(34, 3), ExpectationMaximisation(products=products)
+    metrics = [done.metrics for done in fit(model, learner, Whole(x), KEY, 15)]
+    assert metrics[-1]["n_floored"] >= 3 * 30
+    assert torch.isfinite(model.log_prob(x)).all()
+    assert float(torch.linalg.eigvalsh(model.covariances).min()) > 0.99e-2
+    assert np.diff([each["objective"] for each in metrics]).min() > -1e-5
+
+
+def test_no_eigenvalues_are_sought_where_none_is_below_the_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.linalg, "eigh", lambda _: pytest.fail("sought"))
+    covariance_of = torch.tensor([[2.0, 0.9], [0.9, 0.5]], dtype=torch.float64)
+    least = float(torch.linalg.eigvalsh(covariance_of)[0])
+    same, n_raised = covariance.floored(covariance_of, 0.999 * least)
+    assert same is covariance_of
+    assert n_raised == 0
+    monkeypatch.undo()
+    assert covariance.floored(covariance_of, 1.001 * least)[1] == 1
+
+
+def test_held_out_images_choose_the_number_of_components() -> None:
+    truth = BernoulliMixture(12, 3)
+    truth.weights.copy_(torch.tensor([0.5, 0.3, 0.2]))
+    truth.probabilities.copy_(torch.rand(3, 12, generator=KEY.child("truth").torch()).round() * 0.8 + 0.1)
+    seen, unseen = (truth.sample(n, KEY.child("choice").at(shard=n).torch()) for n in (150, 2000))
+    models = {k: BernoulliMixture(12, k) for k in (1, 3, 40)}
+    last = {}
+    for k, model in models.items():
+        for done in fit(model, ExpectationMaximisation(pseudo_count=1e-3), Whole(seen), KEY, 60):
+            last[k] = done.metrics["log_likelihood"]
+    chosen, scores = selection.likeliest(models, unseen)
+    assert chosen == 3
+    assert max(last, key=lambda k: last[k]) == 40  # what the images of the training would have chosen
+    assert selection.likeliest(models, seen)[0] == 40
+    best, error = scores[3]
+    assert best == pytest.approx(float(models[3].log_prob(unseen).mean()))
+    assert abs(best - float(truth.log_prob(unseen).mean())) < 0.2
+    assert best - scores[1].mean > 10.0 * error
+
+
+def test_gaussians_are_chosen_by_their_probabilities_of_binary_images() -> None:
+    model, v = random_gaussians(2), (overlapping(20) > 0).double()
+    found = selection.score(model, v)
+    assert found.mean == pytest.approx(float(sequential.log_prob_binary(model, v).mean()))
+    assert found.mean != pytest.approx(float(model.log_prob(v).mean()), abs=0.01)
 
 
 def test_a_ridge_lets_the_likelihood_fall() -> None:
@@ -258,6 +348,11 @@ def test_copies_of_one_image_make_a_start_too() -> None:
 def test_more_components_than_images_are_refused() -> None:
     with pytest.raises(InputError, match="6 components for 5 images"):
         ExpectationMaximisation().step(BernoulliMixture(3, 6), Ascent(0, -math.inf), torch.ones(5, 3), KEY)
+
+
+def test_products_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(InputError, match="products: 'half' is unknown, give float64 or float32"):
+        ExpectationMaximisation(products="half")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("setting", ["pseudo_count", "eigenvalue_floor"])

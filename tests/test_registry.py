@@ -41,6 +41,7 @@ N_PIXELS = 6  # 2 × 3: enumerable, and neither square nor a power of two
 # The smallest sensible arguments of each model, for images of N_PIXELS.
 SMALL: dict[str, dict[str, Any]] = {
     "independent": {"n_sites": N_PIXELS},
+    "independent_gaussian": {"n_sites": N_PIXELS},
     "gaussian": {"n_sites": N_PIXELS},
     "gaussian_mixture": {"n_sites": N_PIXELS, "components": 2},
     "bernoulli_mixture": {"n_sites": N_PIXELS, "components": 2},

@@ -30,3 +30,14 @@ def sweep(
     for site in sites:
         if flips(flip_cost(x, couplings, beta, site)):
             x[site] = -x[site]
+
+
+def draw(fields: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Return spins that are +1 where u < P(+1) = sigmoid(2λ), else −1, u = (n + ½)/2³².
+
+    Args:
+        fields: λ, of any shape.
+        numbers: n, random integers of 32 bits, of the same shape.
+    """
+    uniform = (numbers + 0.5) / 2.0**32
+    return np.where(uniform < 1.0 / (1.0 + np.exp(-2.0 * fields)), 1.0, -1.0)

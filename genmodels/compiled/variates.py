@@ -29,14 +29,14 @@ def _float(context: Any, bits: Any) -> Any:
     return types.float32(types.int32), lambda _, builder, __, x: builder.bitcast(x[0], ir.FloatType())
 
 
-_bits_of: Any = intrinsic(_bits)  # of a float32, as an int32
-_float_of: Any = intrinsic(_float)  # the float32 that has the bits of an int32
+bits_of: Any = intrinsic(_bits)  # of a float32, as an int32
+float_of: Any = intrinsic(_float)  # the float32 that has the bits of an int32
 
 
 @inlined
 def _log_mantissa(bits: Any) -> Any:
     """Return log m of m 2ᵉ, 1 ≤ m < 2, given as its bits."""
-    x = _float_of(np.int32((bits & _MANTISSA) | _ONE)) - _MIDDLE
+    x = float_of(np.int32((bits & _MANTISSA) | _ONE)) - _MIDDLE
     upper = _C4 + x * (_C5 + x * (_C6 + x * (_C7 + x * _C8)))
     return _C0 + x * (_C1 + x * (_C2 + x * (_C3 + x * upper)))
 
@@ -44,10 +44,23 @@ def _log_mantissa(bits: Any) -> Any:
 @inlined
 def _log_ratio(a: Any, b: Any) -> Any:
     """Return log(a/b)."""
-    over, under = _bits_of(a), _bits_of(b)
+    over, under = bits_of(a), bits_of(b)
     # np.int32 again and again: else numba computes with 64 bits.
     twos = np.float32(np.int32(np.int32(over >> _WIDTH) - np.int32(under >> _WIDTH)))
     return twos * _LN2 + (_log_mantissa(over) - _log_mantissa(under))
+
+
+@inlined
+def integers(words: Any, quarter: Any, k0: Any, k1: Any, first: Any) -> None:
+    """Fill in 4 · `quarter` words of random bits: the p-th word of each quarter is of place first + p."""
+    for t in range(quarter):
+        z0 = hash64(k0, k1, first + t)
+        z1 = follow(z0)
+        z2 = follow(z1)
+        words[t] = z0
+        words[quarter + t] = output(z1)
+        words[quarter + quarter + t] = output(z2)
+        words[quarter + quarter + quarter + t] = output(follow(z2))
 
 
 @contracted
@@ -67,15 +80,7 @@ def fill(v: Any, n: Any, heat_bath: Any, k0: Any, k1: Any, first: Any, words: An
         first: The first place.
         words: Room for 4 ⌈n/8⌉ words of 64 bits.
     """
-    quarter = (n + uint64(2 * WORDS - 1)) // uint64(2 * WORDS)
-    for t in range(quarter):
-        z0 = hash64(k0, k1, first + t)
-        z1 = follow(z0)
-        z2 = follow(z1)
-        words[t] = z0
-        words[quarter + t] = output(z1)
-        words[quarter + quarter + t] = output(z2)
-        words[quarter + quarter + quarter + t] = output(follow(z2))
+    integers(words, (n + uint64(2 * WORDS - 1)) // uint64(2 * WORDS), k0, k1, first)
     numbers = words.view(np.uint32)
     if heat_bath:
         for t in range(n):

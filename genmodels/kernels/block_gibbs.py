@@ -1,13 +1,16 @@
 """Block Gibbs sampling: all sites of a block at once, given the others."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from genmodels.compiled import bipartite
+from genmodels.compiled.bipartite import Precision
+from genmodels.errors import InputError
 from genmodels.paths import device, draw_0
-from genmodels.protocols import HasReference, Info
+from genmodels.protocols import HasBipartite, HasReference, Info
 from genmodels.streams import Key
 
 
@@ -28,6 +31,11 @@ def uniforms(n: int, generator: torch.Generator) -> Tensor:
     return torch.add(0.5, bits.view(torch.int32)[:n], alpha=2.0**-32)
 
 
+def compiled(model: Any, x: Tensor) -> bool:
+    """Return whether compiled loops can draw configurations like x of this model  # (replica, site)."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and isinstance(model, HasBipartite)
+
+
 @dataclass(frozen=True)
 class BlockGibbs:
     """Draw every block from P_β(block | rest), block after block; leaves exp(−βE − E_0) invariant.
@@ -35,8 +43,24 @@ class BlockGibbs:
     P_β(x_i = +1 | rest) comes from `model.conditional`. A sweep goes from the last block to the first: hidden
     units before visible ones, so that a start of which only the visible sites mean anything is a proper one
     (contrastive divergence). One block satisfies detailed balance, the sweep as a whole balance only.
-    Random numbers are drawn on the device of the configurations. Geman & Geman 1984.
+    Two sides of spins on a CPU, as an RBM has, are drawn by compiled loops; elsewhere random numbers are
+    drawn on the device of the configurations. Geman & Geman 1984.
+
+    Attributes:
+        precision: "bfloat16" for matrices and fields of three digits, on a CPU and for two sides of spins so
+            many that this is faster: the distribution is then that of a machine with couplings so rounded.
+
+    Raises:
+        InputError: no such precision.
     """
+
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuse a precision that does not exist."""
+        if self.precision not in get_args(Precision):
+            known = ", ".join(get_args(Precision))
+            raise InputError(f"BlockGibbs: precision is '{self.precision}', expected one of {known}")
 
     @property
     def detailed_balance(self) -> bool:
@@ -60,21 +84,54 @@ class BlockGibbs:
         self, model: Any, state: BlockGibbsState, beta: Tensor, n_sweeps: int, key: Key
     ) -> tuple[BlockGibbsState, Info]:
         """Advance every replica by `n_sweeps` sweeps at beta (replica,) or (sweep, replica)."""
-        blocks, generator = model.blocks, key.torch(state.x.device)
+        with torch.no_grad():
+            sweep = self._sweep_sides if compiled(model, state.x) else self._sweep_blocks
+            x = sweep(model, state.x, beta, n_sweeps, key)
+            energy = model.energy(x)
+        n_nonfinite = len(x) - int(energy.isfinite().sum())
+        return BlockGibbsState(x, energy), Info(n_sweeps * x.numel(), 1.0, n_nonfinite)
+
+    def reconstructions(
+        self, model: HasBipartite, visible: Tensor, n_sweeps: int, key: Key
+    ) -> tuple[Tensor, Tensor]:
+        """Return where sweeps at β = 1 lead from images, and the fields by W of these on the hidden units.
+
+        Both in the precision of the products, without energies: what contrastive divergence needs.
+
+        Args:
+            model: On a CPU, as is all else.
+            visible: Images  # (image, visible), ±1, float32
+            n_sweeps: Number of sweeps.
+            key: The stream.
+        """
+        machine, n_images = model.bipartite(), len(visible)
+        dtype = bipartite.dtype_of(machine, self.precision)
+        x = visible.new_empty(n_images, len(machine.h), dtype=dtype)
+        x[:, : visible.shape[1]] = visible
+        first = x.new_empty(n_images, machine.W.shape[1])
+        bipartite.sweep(machine, x, visible.new_ones(1, n_images), n_sweeps, key, first)
+        return x, first
+
+    def _sweep_sides(self, model: HasBipartite, x: Tensor, beta: Tensor, n_sweeps: int, key: Key) -> Tensor:
+        machine = model.bipartite()
+        moved = x.to(bipartite.dtype_of(machine, self.precision), copy=True).contiguous()
+        betas = beta.detach().float().reshape(-1, len(x)).contiguous()
+        bipartite.sweep(machine, moved, betas, n_sweeps, key)
+        return moved.to(x.dtype)
+
+    def _sweep_blocks(self, model: Any, x: Tensor, beta: Tensor, n_sweeps: int, key: Key) -> Tensor:
+        blocks, generator = model.blocks, key.torch(x.device)
         ranges = all(isinstance(sites, slice) for sites in blocks)
         # Where a block is a list of sites, memory is [site, replica]: a site is then a row to be picked.
-        x = state.x.clone() if ranges else state.x.T.clone(memory_format=torch.contiguous_format).T
-        n_replicas, n_sites = x.shape
+        x = x.clone() if ranges else x.T.clone(memory_format=torch.contiguous_format).T
+        n_replicas = len(x)
         sizes = [n_replicas * _width(sites) for sites in blocks]
-        with torch.no_grad():
-            for now in beta.to(x.device).expand(n_sweeps, n_replicas):
-                noise = torch.split(uniforms(x.numel(), generator), sizes)
-                for block in reversed(range(len(blocks))):
-                    p = model.conditional(block, x, now)
-                    _draw(x, blocks[block], p, noise[block])
-            energy = model.energy(x)
-        n_nonfinite = n_replicas - int(energy.isfinite().sum())
-        return BlockGibbsState(x, energy), Info(n_sweeps * n_replicas * n_sites, 1.0, n_nonfinite)
+        for now in beta.to(x.device).expand(n_sweeps, n_replicas):
+            noise = torch.split(uniforms(x.numel(), generator), sizes)
+            for block in reversed(range(len(blocks))):
+                p = model.conditional(block, x, now)
+                _draw(x, blocks[block], p, noise[block])
+        return x
 
     def configuration(self, state: BlockGibbsState) -> Tensor:
         """Return the configurations  # (replica, site)."""

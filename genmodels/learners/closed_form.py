@@ -15,14 +15,15 @@ from genmodels.streams import Key
 if TYPE_CHECKING:
     from genmodels.models.gaussian import Gaussian
     from genmodels.models.independent import Independent
+    from genmodels.models.independent_gaussian import IndependentGaussian
 
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """Fits Independent and Gaussian in one step, which has to see all the data.
+    """Fits Independent, IndependentGaussian and Gaussian in one step, which has to see all the data.
 
     Independent: p_i = (Σ v_i + a) / (n + 2a). Gaussian: the data's mean and covariance (divided by n), its
-    eigenvalues raised to the floor; the metric `n_floored` says how many.
+    eigenvalues raised to the floor, without covariances its variances; the metric `n_floored` says how many.
 
     Attributes:
         pseudo_count: a > 0, imagined images with v_i = 1 and as many with v_i = 0.
@@ -41,7 +42,7 @@ class ClosedForm:
             if not (value := getattr(self, name)) > 0:
                 raise InputError(f"{name}: {value} gives log 0 at constant pixels, make it positive")
 
-    def init(self, model: Independent | Gaussian) -> None:
+    def init(self, model: Independent | IndependentGaussian | Gaussian) -> None:
         """Return no state: there is none."""
         return
 
@@ -53,6 +54,11 @@ class ClosedForm:
         n_sites = x.shape[1]
         if shapes == {"probabilities": (n_sites,)}:
             model.probabilities.copy_((x.sum(0) + self.pseudo_count) / (len(x) + 2.0 * self.pseudo_count))
+        elif shapes == {"mean": (n_sites,), "variance": (n_sites,)}:
+            variance = x.var(0, correction=0)
+            model.mean.copy_(x.mean(0))
+            model.variance.copy_(variance.clamp(min=self.eigenvalue_floor))
+            metrics["n_floored"] = float((variance < self.eigenvalue_floor).sum())
         elif shapes == {"mean": (n_sites,), "covariance": (n_sites, n_sites)}:
             mean, scatter = covariance.moments(x, torch.ones_like(x[:, 0]))
             raised, n_floored = covariance.floored(scatter, self.eigenvalue_floor)
@@ -68,6 +74,6 @@ class ClosedForm:
         """Return nothing: there is no state."""
         return {}
 
-    def restore(self, model: Independent | Gaussian, tensors: dict[str, Tensor]) -> None:
+    def restore(self, model: Any, tensors: dict[str, Tensor]) -> None:
         """Return no state: there is none."""
         return

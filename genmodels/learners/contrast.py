@@ -10,7 +10,14 @@ from torch import Tensor
 from genmodels.errors import InputError
 from genmodels.learners import surrogate
 from genmodels.learners.ascent import Ascent, Climb, Direction, Tensors
-from genmodels.protocols import HasCentres, HasJointStatistics, HasStatistics, Kernel
+from genmodels.protocols import (
+    Contrasted,
+    HasCentres,
+    HasContrast,
+    HasJointStatistics,
+    HasStatistics,
+    Kernel,
+)
 from genmodels.streams import Key
 
 _SLIDE = 0.01  # share of the newest batch in the running centres
@@ -31,6 +38,7 @@ class Fantasy(NamedTuple):
     weights: Tensor | None  # of each, summing to 1; equal if None  # (replica,)
     chains: Any  # those to go on with
     metrics: dict[str, float]
+    first: Tensor | None = None  # fields of the data on the hidden units, where the rule had to know them
 
 
 @dataclass(frozen=True)
@@ -71,24 +79,22 @@ class Contrast(Ascent):
         if not isinstance(model, HasStatistics):
             raise InputError(f"{self.name}: {type(model).__name__} is no energy model: use another learner")
         fantasy = self.fantasy(model, state.chains, batch, key)
-        data, averages = model.statistics(batch), model_statistics(model, fantasy, batch.shape[1])
-        difference = {name: data[name] - averages[name] for name in data}
-        centres, penalty = self._centres(model, state, data), self.penalty(model)
+        difference, means = _contrasted(model, batch, fantasy)
+        centres, penalty = self._centres(model, state, means), self.penalty(model)
         if centres:
             ascent = model.centred(difference, penalty, centres)  # type: ignore[attr-defined]
         else:
-            ascent = {name: difference[name] - penalty[name] for name in data}
+            ascent = {name: difference[name] - penalty[name] for name in difference}
         rate, metrics = self._surrogate_rate(model, ascent, batch, fantasy, key)
-        visible = fantasy.x[:, : batch.shape[1]]
-        mean = visible.mean(0) if fantasy.weights is None else fantasy.weights.to(visible) @ visible
+        visible, weights = fantasy.x[:, : batch.shape[1]], fantasy.weights
+        mean = visible.mean(0, dtype=batch.dtype) if weights is None else weights.to(visible) @ visible
         mismatch = float((batch.mean(0) - mean).square().mean().sqrt())
         metrics = {"moment_mismatch": mismatch} | fantasy.metrics | metrics
         return Direction(ascent, fantasy.chains, centres, metrics, rate)
 
-    def _centres(self, model: HasStatistics, state: Climb, data: Tensors) -> Tensors:
+    def _centres(self, model: HasStatistics, state: Climb, means: Tensors) -> Tensors:
         if not (self.centred and isinstance(model, HasCentres)):
             return {}
-        means = {name: mean for name, mean in data.items() if name not in model.weight_names}
         if state.n_steps == 0:
             return means
         return {name: torch.lerp(state.centres[name], mean, _SLIDE) for name, mean in means.items()}
@@ -104,6 +110,14 @@ class Contrast(Ascent):
         samples = surrogate.Samples(batch, visible, fantasy.weights)
         rate, gain = surrogate.local_rate(model, ascent, samples, self.weight_decay, key.child("curvature"))
         return rate, {"surrogate_gain": gain}
+
+
+def _contrasted(model: HasStatistics, batch: Tensor, fantasy: Fantasy) -> Contrasted:
+    if isinstance(model, HasContrast) and fantasy.weights is None:
+        return model.contrast(batch, fantasy.x, fantasy.first)
+    data, averages = model.statistics(batch), model_statistics(model, fantasy, batch.shape[1])
+    means = {name: mean for name, mean in data.items() if name not in model.weight_names}
+    return Contrasted({name: data[name] - averages[name] for name in data}, means)
 
 
 def model_statistics(model: Any, fantasy: Fantasy, n_visible: int) -> Tensors:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from genmodels.products import product
+
 
 def moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Return μ = Σ_i w_i x_i / Σ w and Σ = Σ_i w_i (x_i − μ)(x_i − μ)ᵀ / Σ w.
@@ -14,7 +16,7 @@ def moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     share = weights / weights.sum()
     mean = share @ x
     centred = x - mean
-    return mean, (centred * share[:, None]).T @ centred
+    return mean, product((centred * share[:, None]).T, centred)
 
 
 def floored(covariance: Tensor, floor: float) -> tuple[Tensor, int]:
@@ -23,6 +25,9 @@ def floored(covariance: Tensor, floor: float) -> tuple[Tensor, int]:
     Σ_j max(λ_j, ε) u_j u_jᵀ is the covariance of greatest likelihood among those with no eigenvalue below ε,
     which is why EM stays monotone with it, and with an additive ridge does not.
     """
+    identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    if not int(torch.linalg.cholesky_ex(covariance - floor * identity).info):
+        return covariance, 0  # positive definite: none is below, at a hundredth of the time of finding them
     eigenvalues, vectors = torch.linalg.eigh(covariance)
     n_below = int((eigenvalues < floor).sum())
     if n_below == 0:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genmodels.densities import log_normal
+from genmodels.densities import log_normal, log_normal_by_products
 from genmodels.protocols import Domain
 
 
@@ -34,9 +34,11 @@ class GaussianMixture(nn.Module):
         """Return weights (component,), means (component, site), covariances (component, site, site)."""
         return self.weights, self.means, self.covariances
 
-    def log_joint(self, x: Tensor) -> Tensor:
-        """Return log c_k q_k(x)  # (image, site) -> (image, component), nats."""
+    def log_joint(self, x: Tensor, fast: bool = False) -> Tensor:
+        """Return log c_k q_k(x), `fast` by products in the precision of x  # (image, site), nats."""
         choleskys = torch.linalg.cholesky(self.covariances)
+        if fast:
+            return log_normal_by_products(x, self.means, choleskys) + self.weights.log()
         return log_normal(x.to(self.means), self.means, choleskys) + self.weights.log()
 
     def log_prob(self, x: Tensor) -> Tensor:

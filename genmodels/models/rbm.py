@@ -6,9 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from genmodels.couplings import Couplings
+from genmodels.compiled import bipartite
+from genmodels.couplings import Bipartite, Couplings
 from genmodels.paths import base_rate_fields
-from genmodels.protocols import Domain
+from genmodels.products import product
+from genmodels.protocols import Contrasted, Domain
 from genmodels.streams import Key
 
 _WEIGHT = 0.01  # standard deviation of the first W: enough to tell the hidden units apart
@@ -52,6 +54,11 @@ class RBM(nn.Module):
         """Return the weights of each hidden unit  # (hidden, visible)."""
         return self.W.detach().T
 
+    def bipartite(self) -> Bipartite:
+        """Return W and the fields (b, c)."""
+        h = torch.cat([self.b.detach(), self.c.detach()])
+        return Bipartite(self.W.detach(), h, torch.zeros_like(h))
+
     def energy(self, x: Tensor) -> Tensor:
         """Return E(x, z) = −(xᵀWz + bᵀx + cᵀz)  # (replica, site) -> (replica,), nats."""
         visible, hidden = x[:, self.blocks[0]], x[:, self.blocks[1]]
@@ -92,6 +99,25 @@ class RBM(nn.Module):
         weighted = x * weights[:, None]
         return {"W": weighted.T @ z, "b": weighted.sum(0), "c": weights @ z}
 
+    def contrast(self, data: Tensor, fantasy: Tensor, first: Tensor | None = None) -> Contrasted:
+        """Return ⟨s⟩_data − ⟨s⟩_fantasy, both phases in one product Σ_i w_i x_i z_iᵀ, w = 1/n and −1/m.
+
+        Its sum is rounded, not each phase: in bfloat16 what is nearly equal keeps its difference.
+        """
+        n, m = len(data), len(fantasy)
+        x = torch.cat([data.to(fantasy.dtype), fantasy[:, : self.n_visible]])
+        W = self.W.detach().to(x.dtype)
+        field = product(x, W) if first is None else torch.cat([first, product(x[n:], W)])
+        weights = torch.cat([data.new_full((n,), 1.0 / n), data.new_full((m,), -1.0 / m)])
+        z = bipartite.means(field, self.c.detach(), weights)
+        mean_x, mean_z = data.mean(0), z[:n].sum(0, dtype=data.dtype)
+        difference = {
+            "W": product(x.T, z).to(data.dtype),
+            "b": mean_x - x[n:].mean(0, dtype=data.dtype),
+            "c": mean_z + z[n:].sum(0, dtype=data.dtype),
+        }
+        return Contrasted(difference, {"b": mean_x, "c": mean_z})
+
     def centred(
         self, difference: dict[str, Tensor], penalty: dict[str, Tensor], centres: dict[str, Tensor]
     ) -> dict[str, Tensor]:
@@ -103,7 +129,7 @@ class RBM(nn.Module):
         Müller 2012; Melchior, Fischer & Wiskott 2016.
         """
         dx, dz, mu, lam = difference["b"], difference["c"], centres["b"], centres["c"]
-        dW = difference["W"] - torch.outer(mu, dz) - torch.outer(dx, lam) - penalty["W"]
+        dW = difference["W"].addr(mu, dz, alpha=-1.0).addr_(dx, lam, alpha=-1.0).sub_(penalty["W"])
         return {"W": dW, "b": dx - dW @ lam, "c": dz - dW.T @ mu}
 
     @property

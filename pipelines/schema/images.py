@@ -72,7 +72,7 @@ class GaussianMixture(Block):
     """A mixture of Gaussians, by EM."""
 
     track: Literal["binary"]
-    components: Count
+    components: Count | Annotated[list[Count], Field(min_length=1)]
     iterations: Count
     restarts: Count
     eigenvalue_floor: Positive
@@ -82,7 +82,7 @@ class BernoulliMixture(Block):
     """A mixture of independent pixels, by EM."""
 
     track: Literal["binary"]
-    components: Count
+    components: Count | Annotated[list[Count], Field(min_length=1)]
     iterations: Count
     restarts: Count
     pseudo_count: Positive
