@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,6 +22,7 @@ from genmodels.estimate import Estimate
 from genmodels.models import MODELS
 
 FORMAT = 1
+_PRECISIONS = {"half": torch.float16, "single": torch.float32, "double": torch.float64}
 _CONFIG = {"format": int, "model": str, "args": dict, "data": dict, "sha256": dict}
 
 
@@ -118,7 +120,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: not a whole safetensors file ({error})") from error
 
 
-def save_model(folder: Path, name: str, model: Any, data: dict[str, Any]) -> None:
+def save_model(
+    folder: Path, name: str, model: Any, data: dict[str, Any], precision: str | None = None
+) -> None:
     """Write `model` to `folder`: config.json and model.safetensors.
 
     Args:
@@ -126,9 +130,11 @@ def save_model(folder: Path, name: str, model: Any, data: dict[str, Any]) -> Non
         name: The model's name in MODELS.
         model: A Model.
         data: What it was trained on: name, shape (height, width, channels), levels, binarisation.
+        precision: Of the written numbers, "half", "single" or "double"; as the model has them if None. The
+            model is read back in its own.
     """
     with new_folder(folder) as temporary:
-        save_tensors(temporary / "model.safetensors", model.state_dict())
+        save_tensors(temporary / "model.safetensors", _rounded(model.state_dict(), precision))
         config = {
             "format": FORMAT,
             "model": name,
@@ -137,6 +143,13 @@ def save_model(folder: Path, name: str, model: Any, data: dict[str, Any]) -> Non
             "sha256": {"model.safetensors": sha256(temporary / "model.safetensors")},
         }
         write_json(temporary / "config.json", config)
+
+
+def _rounded(tensors: dict[str, Tensor], precision: str | None) -> dict[str, Tensor]:
+    if precision is None:
+        return tensors
+    dtype = _PRECISIONS[precision]
+    return {name: it.to(dtype) if it.is_floating_point() else it for name, it in tensors.items()}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -163,12 +176,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_log_z(folder: Path) -> dict[str, Estimate]:
-    """Return the estimates of log Z that a pipeline wrote beside a model's folder, by name of method.
+    """Return the estimates of log Z in a model's folder, or beside it in its pipeline, by name of method.
 
     Those that were made of other weights than the folder's are left out.
     """
     folder = Path(folder).resolve()
-    path = folder.parent.parent / "estimate_log_z" / f"{folder.name}.json"
+    path = folder / "log_z.json"
+    if not path.exists():
+        path = folder.parent.parent / "estimate_log_z" / f"{folder.name}.json"
     if not path.exists():
         return {}
     digest, answers = sha256(folder / "model.safetensors"), read_json(path)

@@ -83,14 +83,14 @@ def _prepared(data: str, model_dir: Path) -> Any:
 def _made(data: str, trained_on: dict[str, Any], seed: int) -> Any:
     """Return the images of a data set, split anew, or of a folder of pictures."""
     from genmodels.data.prepare import prepare_dataset
-    from genmodels.data.sources import SOURCES
+    from genmodels.data.sources import SOURCES, WITH_TEST
 
     if data not in SOURCES and not Path(data).exists():
         raise InputError(f"--data {data}: neither a data set ({', '.join(SOURCES)}) nor a folder of images")
     name = data if data in SOURCES else "folder"
     path, size = (data, None) if name == "folder" else (None, tuple(trained_on["shape"][:2]))
     made, _ = prepare_dataset(name, path, None, size, 10000, 0.3, validation=0.1, test=0.2, seed=seed)
-    if name == trained_on["name"]:
+    if name == trained_on["name"] and name not in WITH_TEST:
         print(
             f"genmodels: the pipeline's split of '{name}' is not beside the model: "
             "some of these images may be among those it was trained on",

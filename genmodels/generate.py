@@ -16,8 +16,8 @@ from genmodels.protocols import (
     HasComponents,
     HasCouplings,
     HasEnergy,
+    HasMarginals,
     HasPictures,
-    HasSides,
     Placement,
 )
 from genmodels.samplers import SAMPLERS
@@ -70,8 +70,9 @@ def _chains(model: Any, n: int, key: Key, placement: Placement) -> Pictures:
     cheap = isinstance(model, HasBlocks | HasCouplings)
     sampler = registry.build(SAMPLERS, "replica_exchange", {} if cheap else _SHORT)
     x = sampler.draw(model, kernel_for(model), n, key, placement)
-    has_hidden = isinstance(model, HasSides)
+    has_hidden = isinstance(model, HasMarginals)
     if not has_hidden:
         return Pictures((x + 1.0) / 2.0, None)
     means = model.conditional(0, x, torch.ones(n))
-    return Pictures((x[:, model.blocks[0]] + 1.0) / 2.0, means)
+    n_visible = model.n_visible
+    return Pictures((x[:, :n_visible] + 1.0) / 2.0, means[:, :n_visible])

@@ -120,6 +120,35 @@ class HasLogUnnormalised(Protocol):
 
 
 @runtime_checkable
+class HasLogUnnormalisedBound(Protocol):
+    """A model of visible sites of whose log probability, but for log Z, a lower bound is known."""
+
+    def log_unnormalised_bound(self, x: Tensor) -> Tensor:  # (image, visible) -> (image,)
+        """Return what log Σ_z exp(−E(x, z)) is at least, in nats."""
+        ...
+
+
+@runtime_checkable
+class HasMeanField(Protocol):
+    """A deep machine: given an image its hidden layers are not independent, but have a mean field."""
+
+    n_visible: int  # the first sites of block 0; then come the other even layers
+    blocks: tuple[slice, slice]
+
+    def mean_field(self, x: Tensor) -> list[Tensor]:
+        """Return the means of x and of each hidden layer  # (image, visible) -> (image, units) each."""
+        ...
+
+    def energy(self, x: Tensor) -> Tensor:
+        """Return E of whole configurations  # (replica, site) -> (replica,), nats."""
+        ...
+
+    def conditional(self, block: int, x: Tensor, beta: Tensor) -> Tensor:
+        """Return P_β(+1 | the other block) for each site of `block`  # (replica, sites of the block)."""
+        ...
+
+
+@runtime_checkable
 class HasStatistics(Protocol):
     """An energy model that says of what the averages over data and over itself are to be equal.
 
@@ -233,6 +262,18 @@ class HasSides(Protocol):
 
 
 @runtime_checkable
+class HasMarginals(Protocol):
+    """An energy model of two blocks of sites, either of which is summed out given the other."""
+
+    n_visible: int  # the first sites of block 0; all of it where the hidden units are one layer
+    blocks: tuple[slice, slice]
+
+    def log_marginal(self, block: int, side: Tensor, beta: float = 1.0) -> Tensor:
+        """Return log Σ exp(−βE) over the other block, given the values `side` of `block`, in nats."""
+        ...
+
+
+@runtime_checkable
 class HasLogWeights(Protocol):
     """A latent-variable model whose likelihood importance sampling bounds."""
 
@@ -258,6 +299,15 @@ class HasPictures(Protocol):
 
     def pictures(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return n samples and the probabilities of their pixels at an earlier step  # (n, site) twice."""
+        ...
+
+
+@runtime_checkable
+class HasFilters(Protocol):
+    """A model whose hidden units look at images through weights that can be shown as images."""
+
+    def filters(self) -> Tensor:  # -> (unit, visible)
+        """Return the weights of each hidden unit next to the image."""
         ...
 
 

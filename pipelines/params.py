@@ -7,7 +7,7 @@ schema is that of images, unless the key `pipeline` names another one.
 import difflib
 import sys
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -19,6 +19,7 @@ from pipelines.schema.block import Block
 IMAGES = "pipelines.schema.images:Params"
 SCHEMAS = {  # imported on use, each what it checks against
     "learning_rules": "pipelines.schema.learning_rules:Params",
+    "mnist": "pipelines.schema.mnist:Params",
     "spin_glass": "pipelines.schema.spin_glass:Params",
 }
 
@@ -77,10 +78,10 @@ def _line(error: ValidationError, schema: type[Block]) -> str:
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     problem = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    place, kind = [str(part) for part in problem["loc"]], problem["type"]
-    key = ".".join(place)
+    place, block = _place([str(part) for part in problem["loc"]], schema)
+    key, kind = ".".join(place), problem["type"]
     if kind == "extra_forbidden":
-        known = _keys_beside(place, schema)
+        known = list(block.model_fields)
         near = difflib.get_close_matches(place[-1], known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known here are {', '.join(known)}"
         return f"{key} = {_short(problem['input'])}: unknown key; {hint}{more}"
@@ -91,12 +92,25 @@ def _line(error: ValidationError, schema: type[Block]) -> str:
     return f"{key}{value}: {message[0].lower()}{message[1:]}{more}"
 
 
-def _keys_beside(place: list[str], schema: type[Block]) -> list[str]:
+def _place(loc: list[str], schema: type[Block]) -> tuple[list[str], Any]:
+    """Return the keys that lead to a problem, and the block that holds the last of them."""
     block: Any = schema
-    for part in place[:-1]:
-        # A mapping of the user's own names, or a block with fields.
-        block = get_args(block)[1] if get_origin(block) is dict else block.model_fields[part].annotation
-    return list(block.model_fields)
+    place = []
+    for number, part in enumerate(loc):
+        if (
+            get_origin(block) is Annotated
+        ):  # blocks that their key `model` tells apart, which here stands alone
+            block = next(it for it in get_args(get_args(block)[0]) if part in _kinds(it))
+            continue
+        place.append(part)
+        if number < len(loc) - 1:
+            # A mapping of the user's own names, or a block with fields.
+            block = get_args(block)[1] if get_origin(block) is dict else block.model_fields[part].annotation
+    return place, block
+
+
+def _kinds(block: type[Block]) -> tuple[str, ...]:
+    return get_args(block.model_fields["model"].annotation)
 
 
 def _short(value: Any) -> str:

@@ -29,10 +29,26 @@ class Stage(NamedTuple):
     scratch: Path  # for checkpoints; another one for other parameters or dependencies
     run: tracking.Run | tracking.Silent
 
-    def model_folder(self) -> Path:
-        """Return where the stage that made the model wrote it."""
-        made_by = "fit_baselines" if self.model in type(self.params.fit_baselines).model_fields else "train"
-        return self.out / made_by / self.model
+    def settings(self, block: str) -> dict[str, Any]:
+        """Return what a block of params.yaml says of this stage's model, by key.
+
+        `model` is the kind of model, its name in MODELS: where nothing says so, what the block calls it.
+        """
+        return {"model": self.model} | self.params.model_dump()[block][self.model]
+
+    def models(self) -> list[str]:
+        """Return the names of all models of the pipeline, in the order of params.yaml's blocks."""
+        return [*dict(self.params.fit_baselines), *dict(self.params.train)]
+
+    def model_folder(self, model: str = "") -> Path:
+        """Return where the stage that made this stage's model, or another one, wrote it."""
+        model = model or self.model
+        made_by = "fit_baselines" if model in dict(self.params.fit_baselines) else "train"
+        return self.out / made_by / model
+
+    def registered_name(self) -> str:
+        """Return what MLflow's registry calls the model: its name, after that of a pipeline of its own."""
+        return self.model if self.out.name == "main" else f"{self.out.name}-{self.model}"
 
     def cost(self, seconds: float, part: str = "") -> None:
         """Note in MLflow and in out/costs.json how long the stage, or a part of it, took; in no output."""

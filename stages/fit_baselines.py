@@ -28,7 +28,7 @@ def work(stage: Stage) -> None:
     Of several numbers of components, that of the likeliest validation images.
     """
     out = stage.out / "fit_baselines"
-    settings = getattr(stage.params.fit_baselines, stage.model).model_dump()
+    settings = stage.settings("fit_baselines")
     prepared = images.load(stage.out / "prepare" / "images")
     models, rows = {}, []
     sizes = settings.get("components")
@@ -40,10 +40,11 @@ def work(stage: Stage) -> None:
         v = images.batch(prepared.splits["validation"], "binary", "binary")
         chosen, scores = selection.likeliest(models, v)
         rows = [row | {"validation": scores[int(row["components"])].mean} for row in rows]
-    save_model(out / stage.model, stage.model, models[chosen], images.describe(prepared, settings["track"]))
+    data = images.describe(prepared, settings["track"])
+    save_model(out / stage.model, settings["model"], models[chosen], data, settings.get("precision"))
     write_curve(out / f"{stage.model}.csv", rows)
     stage.run.file(out / f"{stage.model}.csv")
-    stage.run.model(out / stage.model, stage.model)
+    stage.run.model(out / stage.model, stage.registered_name())
 
 
 def _best_start(stage: Stage, settings: dict[str, Any], prepared: images.Images) -> tuple[Any, list[Row]]:
@@ -61,8 +62,8 @@ def _best_start(stage: Stage, settings: dict[str, Any], prepared: images.Images)
 def _fit(
     stage: Stage, settings: dict[str, Any], prepared: images.Images, start: int
 ) -> tuple[Any, list[Row]]:
-    learner = registry.build(LEARNERS, LEARNER[stage.model], settings)
-    model = registry.build(MODELS, stage.model, settings | {"n_sites": prod(prepared.shape)})
+    learner = registry.build(LEARNERS, LEARNER[settings["model"]], settings)
+    model = registry.build(MODELS, settings["model"], settings | {"n_sites": prod(prepared.shape)})
     batch = images.batch(prepared.splits["train"], settings["track"], model.domain)
     key = Key(stage.params.seed, f"fit_baselines/{stage.model}", shard=start)
     name = f"{settings['components']}-start-{start}" if "restarts" in settings else "fit"

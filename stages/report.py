@@ -14,7 +14,7 @@ from genmodels.data import images
 from genmodels.estimate import Estimate, joint_z_score
 from pipelines.stage import Stage, main
 from stages.page import figures
-from stages.page.names import TITLES, title
+from stages.page.names import title
 
 Row = dict[str, Any]
 DIVERGENCES = {"kl": "D(P‖q)", "reverse_kl": "D(q‖P)", "mass_on_support": "q(supp P)"}
@@ -24,7 +24,7 @@ _SHOWN = 14
 def work(stage: Stage) -> None:
     """Write out/<pipeline>/report: table.json, report.html and the PNGs in it."""
     out = stage.out / "report"
-    results = [read_json(stage.out / "evaluate" / f"{model}.json") for model in TITLES]
+    results = [read_json(stage.out / "evaluate" / f"{model}.json") for model in stage.models()]
     rows: list[Row] = [{"model": result["model"]} | row for result in results for row in result["rows"]]
     figures.likelihood(rows, out / "likelihood.png")
     prepared = images.load(stage.out / "prepare" / "images")
@@ -55,7 +55,7 @@ def _pictures(stage: Stage, prepared: images.Images) -> list[tuple[str, np.ndarr
     test = prepared.splits["test"]
     grey = test.grey[:_SHOWN] / max(1, prepared.levels - 1)
     lines = [("held-out, grey", grey), ("held-out, binary", test.binary[:_SHOWN].astype(np.float64))]
-    for model in TITLES:
+    for model in stage.models():
         with np.load(stage.out / "sample" / f"{model}.npz") as drawn:
             lines.append((title(model), drawn["pixels"][:_SHOWN]))
             if "means" in drawn:
@@ -64,16 +64,8 @@ def _pictures(stage: Stage, prepared: images.Images) -> list[tuple[str, np.ndarr
 
 
 def _curves(stage: Stage) -> dict[str, Path]:
-    made = (
-        "fit_baselines/gaussian_mixture",
-        "fit_baselines/bernoulli_mixture",
-        "train/boltzmann_machine",
-        "train/rbm",
-        "train/neural_energy",
-        "train/vae",
-        "train/diffusion",
-    )
-    return {name.split("/")[1]: stage.out / f"{name}.csv" for name in made}
+    files = {model: stage.model_folder(model).with_suffix(".csv") for model in stage.models()}
+    return {model: path for model, path in files.items() if len(path.read_text().splitlines()) > 2}
 
 
 def _page(stage: Stage, data: Mapping[str, Any], rows: Sequence[Row]) -> str:
@@ -97,7 +89,7 @@ def _page(stage: Stage, data: Mapping[str, Any], rows: Sequence[Row]) -> str:
         log_z=[_cells(row) for row in rows if row["name"].startswith("log_z")],
         agreement=_agreement(rows),
         pictures={name: _embedded(path) for name, path in shown.items() if path.exists()},
-        grids=[(title(model), _embedded(stage.out / "sample" / f"{model}.png")) for model in TITLES],
+        grids=[(title(model), _embedded(stage.out / "sample" / f"{model}.png")) for model in stage.models()],
     )  # fmt: skip
 
 

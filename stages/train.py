@@ -18,6 +18,7 @@ from genmodels.models import MODELS
 from genmodels.protocols import HasElbo, HasStatistics
 from genmodels.streams import Key
 from pipelines.early_stopping import EarlyStopping
+from pipelines.pretraining import pretrain
 from pipelines.stage import Stage, main, rank
 from pipelines.training import Row, train, write_curve
 
@@ -27,31 +28,46 @@ _MONITORED = 1000  # images of a split, at most
 def work(stage: Stage) -> None:
     """Write out/<pipeline>/train: a model's folder and <model>.csv."""
     out = stage.out / "train"
-    settings = getattr(stage.params.train, stage.model).model_dump()
+    settings = stage.settings("train")
     prepared = images.load(stage.out / "prepare" / "images")
     key = Key(stage.params.seed, f"train/{stage.model}")
-    sizes = {"shape": prepared.shape, "n_visible": prod(prepared.shape), "n_steps": settings["steps"]}
+    sizes = {"shape": prepared.shape, "n_visible": prod(prepared.shape)}
     with torch.random.fork_rng():
         torch.manual_seed(key.child("weights").counter())
-        model = registry.build(MODELS, stage.model, settings | sizes)
-    learner = registry.build(LEARNERS, settings.get("rule", "gradient"), settings | sizes)
+        model = registry.build(MODELS, settings["model"], settings | sizes)
     splits = {
         name: images.batch(prepared.splits[name], settings["track"], model.domain)
         for name in ("train", "validation")
     }
-    batches = Shuffled(splits["train"], settings["batch"], key.child("order"))
-    monitor = _bounds(splits, key.child("monitor")) if isinstance(model, HasElbo) else None
-    if isinstance(model, HasStatistics):
-        follow = Trajectory(n_walkers=settings["n_walkers"], n_between=settings["n_between"])
-        monitor = Monitor(splits, key.child("monitor"), follow)
-    stopping = EarlyStopping(settings["patience"]) if settings.get("patience") else None
-    curve = train(stage, "fit", model, learner, batches, key, settings["steps"], monitor, stopping)
+    if "pretraining" in settings:
+        pretrain(stage, model, splits["train"], settings["pretraining"], key.child("pretraining"))
+    curve: list[Row] = []
+    phases = [settings, *(settings | more for more in settings.get("again", []))]
+    for number, phase in enumerate(phases):
+        name, here = (f"again-{number}", key.child(f"again-{number}")) if number else ("fit", key)
+        rule = phase | sizes | {"n_steps": phase["steps"]}
+        learner = registry.build(LEARNERS, phase.get("rule", "gradient"), rule)
+        batches = Shuffled(splits["train"], phase["batch"], here.child("order"))
+        monitor = _monitor(model, splits, phase, here.child("monitor"))
+        stopping = EarlyStopping(phase["patience"]) if phase.get("patience") else None
+        rows = train(stage, name, model, learner, batches, here, phase["steps"], monitor, stopping)
+        curve += [{"start": float(number)} | row for row in rows] if len(phases) > 1 else rows
     if rank() > 0:
         return
-    save_model(out / stage.model, stage.model, model, images.describe(prepared, settings["track"]))
+    data = images.describe(prepared, settings["track"])
+    save_model(out / stage.model, settings["model"], model, data, settings.get("precision"))
     write_curve(out / f"{stage.model}.csv", curve)
     stage.run.file(out / f"{stage.model}.csv")
-    stage.run.model(out / stage.model, stage.model)
+    stage.run.model(out / stage.model, stage.registered_name())
+
+
+def _monitor(
+    model: Any, splits: dict[str, Tensor], settings: dict[str, Any], key: Key
+) -> Callable[[Any, Any], Row] | None:
+    if isinstance(model, HasStatistics) and "n_walkers" in settings:
+        follow = Trajectory(n_walkers=settings["n_walkers"], n_between=settings["n_between"])
+        return Monitor(splits, key, follow)
+    return _bounds(splits, key) if isinstance(model, HasElbo) else None
 
 
 def _bounds(splits: dict[str, Tensor], key: Key) -> Callable[[Any, Any], Row]:

@@ -333,6 +333,24 @@ def test_estimates_of_log_z_are_those_of_the_folders_own_weights(tmp_path: Path)
     write_json(tmp_path / "estimate_log_z" / "rbm.json", answers)
     assert read_log_z(folder) == {"mine": mine}
     assert read_log_z(Path("/rbm")) == {}  # at the file system's root nothing is beside it
+    write_json(folder / "log_z.json", {"inside": answers["mine"]})
+    assert read_log_z(folder) == {"inside": mine}  # what came with the folder is nearer
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("half", torch.float16), ("single", torch.float32), ("double", torch.float64)]
+)
+def test_weights_are_written_in_the_precision_asked_for_and_read_in_the_models(
+    tmp_path: Path, precision: str, dtype: torch.dtype
+) -> None:
+    model = random_rbm()
+    save_model(tmp_path / "rbm", "rbm", model, DATA, precision)
+    written = load_tensors(tmp_path / "rbm" / "model.safetensors")
+    assert {tensor.dtype for tensor in written.values()} == {dtype}
+    read = load_model(tmp_path / "rbm")
+    assert read.W.dtype == model.W.dtype
+    assert torch.equal(read.W, model.W.to(dtype).to(model.W.dtype))
+    assert torch.equal(read.W, model.W) == (precision != "half")
 
 
 def test_a_file_in_the_way_of_a_folder_stays(tmp_path: Path) -> None:

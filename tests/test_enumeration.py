@@ -84,7 +84,7 @@ def test_chunks_do_not_matter() -> None:
 
 
 def test_too_many_units_are_refused() -> None:
-    with pytest.raises(InputError, match="smaller layer has 25 units and 24"):
+    with pytest.raises(InputError, match="smaller side has 25 units and 24"):
         enumeration.log_z(RBM(25, 30))
     with pytest.raises(InputError, match="21 sites and 20"):
         enumeration.log_z_of_energy(RBM(11, 10))

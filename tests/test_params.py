@@ -14,6 +14,7 @@ from pipelines import params
 
 GOOD = (ROOT / "params.yaml").read_text()
 GLASS = (ROOT / "pipelines/spin_glass/params.yaml").read_text()
+MNIST = (ROOT / "pipelines/mnist/params.yaml").read_text()
 
 
 def refusal(tmp_path: Path, text: str) -> str:
@@ -40,6 +41,7 @@ def without(text: str, key: str) -> str:
 def test_the_shipped_file_is_right() -> None:
     assert params.read(ROOT / "params.yaml").data.name == "digits"
     assert params.read(ROOT / "pipelines/spin_glass/params.yaml").pipeline == "spin_glass"
+    assert params.read(ROOT / "pipelines/mnist/params.yaml").data.name == "binarized_mnist"
 
 
 @pytest.mark.parametrize(
@@ -83,8 +85,8 @@ def test_a_wrong_value_is_named_with_its_key(
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("pipeline", "spinglass", ("pipeline = 'spinglass'", "known are learning_rules, spin_glass")),
-        ("pipeline", ["spin_glass"], ("pipeline = ", "known are learning_rules, spin_glass")),
+        ("pipeline", "spinglass", ("pipeline = 'spinglass'", "known are learning_rules, mnist, spin_glass")),
+        ("pipeline", ["spin_glass"], ("pipeline = ", "known are learning_rules, mnist, spin_glass")),
         ("prepare_couplings", {}, ("prepare_couplings", "at least 1")),
         ("prepare_couplings.gaussian_3d.kind", "normal", ("prepare_couplings.gaussian_3d.kind", "'normal'")),
         ("prepare_couplings.gaussian_3d.size", [6, 2, 6], ("prepare_couplings.gaussian_3d", "[6, 2, 6]")),
@@ -143,6 +145,30 @@ def test_a_missing_and_a_binary_file_are_refused(tmp_path: Path) -> None:
         params.read(tmp_path / "params.yaml")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("components: 10\n", "component: 10\n", ("mixture_10.component = 10: unknown", "'components'")),
+        ("components: 10\n", "components: 0\n", ("fit_baselines.mixture_10.components = 0", "greater")),
+        (
+            "    model: gaussian\n",
+            "    model: gausian\n",
+            ("fit_baselines.gaussian: ", "'gausian'", "'gaussian'"),
+        ),
+        ("[500, 1000]", "[500]", ("train.dbm.hidden = [500]", "at least 2")),
+        ("      steps:", "      step:", ("train.dbm.pretraining.step = ", "did you mean 'steps'")),
+        ("  dbm:\n", "  Dbm 2:\n", ("train.Dbm 2", "pattern")),
+    ],
+)
+def test_models_of_one_kind_have_names_of_their_own(
+    tmp_path: Path, old: str, new: str, words: tuple[str, ...]
+) -> None:
+    assert old in MNIST
+    message = refusal(tmp_path, MNIST.replace(old, new, 1))
+    assert all(word in message for word in words), message
+    assert "bernoulli_mixture.comp" not in message  # what tells blocks apart is no key
+
+
 def test_what_pyyaml_takes_for_text_is_still_a_number(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(GOOD.replace("learning_rate: 2.0e-3", "learning_rate: 2e-3"))
@@ -153,14 +179,15 @@ def test_what_pyyaml_takes_for_text_is_still_a_number(tmp_path: Path) -> None:
 def test_every_key_counts_in_a_stage() -> None:
     """No stage reads a parameter that dvc.yaml does not list: each block belongs to the stage of its name."""
     owners = {"prepare": "data"}
-    for file in ("dvc.yaml", "pipelines/learning_rules/dvc.yaml", "pipelines/spin_glass/dvc.yaml"):
+    others = ("learning_rules", "mnist", "spin_glass")
+    for file in ("dvc.yaml", *(f"pipelines/{name}/dvc.yaml" for name in others)):
         stages = yaml.safe_load((ROOT / file).read_text())["stages"]
         for name, stage in stages.items():
             block = owners.get(name, name)
             listed = (stage.get("do", stage)).get("params", [])
             if listed and isinstance(listed[0], dict):
                 listed = listed[0][str(Path(file).with_name("params.yaml"))]
-            without = ("report", "compare_rules", "compare_samplers", "track")
+            without = ("publish", "report", "compare_rules", "compare_samplers", "track")
             assert name in without or any(key.split(".")[0] == block for key in listed), name
 
 

@@ -28,6 +28,7 @@ from genmodels.protocols import (
     HasEnergy,
     HasLogProb,
     HasLogUnnormalised,
+    HasLogUnnormalisedBound,
     Model,
 )
 from genmodels.registry import build, load
@@ -47,6 +48,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ising": {"n_sites": N_PIXELS, "edges": [[0, 1], [1, 2], [0, 3], [3, 4], [2, 5]]},
     "boltzmann_machine": {"n_visible": N_PIXELS},
     "rbm": {"n_visible": N_PIXELS, "n_hidden": 3},
+    "dbm": {"n_visible": N_PIXELS, "hidden": [2, 3]},
     "neural_energy": {"n_visible": N_PIXELS, "hidden": [8, 4]},
     "vae": {"shape": [2, 3], "latent": 2, "hidden": [8]},
     "diffusion": {"shape": [2, 3], "channels": [32], "T": 4, "dropout": 0.0},
@@ -76,9 +78,12 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "pseudo_likelihood": ("rbm", {"ema": 0.9}),
     "gradient": ("vae", {"learning_rate": 1e-3, "n_steps": 10}),
 }
+COMPARABLE = (HasLogProb, HasElbo, HasLogUnnormalised, HasLogUnnormalisedBound)
 ENERGIES = {"ising", "boltzmann_machine", "rbm", "neural_energy"}
-# The models that a rule trains, if it is not for energy models.
-TRAINED = {
+# A deep machine has no sum over its hidden units: its rules are those with chains of their own.
+DEEP = dict.fromkeys(("monte_carlo", "persistent_contrastive_divergence", "tempered"), ENERGIES | {"dbm"})
+# The models that a rule trains, if it is not for all energy models.
+TRAINED = DEEP | {
     "closed_form": {"independent", "gaussian"},
     "expectation_maximisation": {"gaussian_mixture", "bernoulli_mixture"},
     "gradient": {"vae", "diffusion"},
@@ -147,7 +152,7 @@ def test_every_entry_names_a_documented_class(entries: dict[str, str]) -> None:
     [
         ("rmb", "unknown name 'rmb': did you mean 'rbm'?"),
         ("gausian", "unknown name 'gausian': did you mean 'gaussian'?"),
-        ("", "known are bernoulli_mixture, boltzmann_machine, diffusion, gaussian, gaussian_mixture,"),
+        ("", "known are bernoulli_mixture, boltzmann_machine, dbm, diffusion, gaussian, gaussian_mixture,"),
     ],
 )
 def test_an_unknown_name_gets_the_nearest_one(name: str, message: str) -> None:
@@ -194,7 +199,7 @@ def test_a_model_is_its_arguments_and_its_tensors(name: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_offers_something_to_compare_it_by(name: str) -> None:
-    assert any(isinstance(small(name), contract) for contract in (HasLogProb, HasElbo, HasLogUnnormalised))
+    assert any(isinstance(small(name), contract) for contract in COMPARABLE)
 
 
 @pytest.mark.parametrize("name", offering(HasLogProb))

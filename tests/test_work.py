@@ -220,3 +220,19 @@ def test_sides_that_are_apart_are_refused() -> None:
     assert curve[0].kind == "exact"
     assert free_energy.agree(curve[-1], curve[0]) is False
     assert figures["forward_ess"] > 30.0
+
+
+def test_both_ways_count_as_two_estimates_and_a_way_alone_as_one() -> None:
+    result = run(5, 400, 400)
+    ways = free_energy.independent(result)
+    assert list(ways) == ["forward", "reverse"]
+    assert [curve[-1] for curve in ways.values()] == [
+        work.curves(result)[name][-1] for name in (work.FORWARD, work.REVERSE)
+    ]
+    together, both = free_energy.combined([curve[-1] for curve in ways.values()]), free_energy.log_z(result)
+    assert together.value == pytest.approx(both.value, abs=1e-9)
+    assert abs(together.value - LOG_Z[-1]) < 4.0 * together.stderr
+    alone = run(5, 400, 0)
+    assert free_energy.independent(alone) == {"": free_energy.evaluate(alone)[0]}
+    biased = run(5, 400, 400, late=True)  # work charged after the sweep: the ways part
+    assert not free_energy.agree(*(curve[-1] for curve in free_energy.independent(biased).values()))

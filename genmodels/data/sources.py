@@ -20,6 +20,7 @@ SOURCES = {
     "bars_and_stripes": "genmodels.data.bars_and_stripes:bars_and_stripes",
     "ising": "genmodels.data.ising:ising",
 }
+WITH_TEST = ("mnist", "binarized_mnist")  # those whose test images are the same for everyone
 
 
 class Request(NamedTuple):

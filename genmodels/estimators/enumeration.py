@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,12 +13,9 @@ from torch import Tensor
 from genmodels.errors import InputError
 from genmodels.estimate import Estimate, Kind, of_scalar, undetermined
 from genmodels.paths import potential
-from genmodels.protocols import HasEnergy, HasSides
+from genmodels.protocols import HasEnergy, HasMarginals
 
-if TYPE_CHECKING:
-    from genmodels.models.rbm import RBM
-
-MAX_LAYER = 24
+MAX_SIDE = 24
 MAX_SITES = 20
 _CHUNK = 2**14  # states at once: 16 thousand fields of 784 sites in float64 are 100 MB
 
@@ -34,21 +31,29 @@ def states(n_sites: int, chunk: int = _CHUNK) -> Iterator[Tensor]:
         yield ((numbers[:, None] >> places) & 1).double() * 2.0 - 1.0
 
 
+def smaller_side(model: HasMarginals) -> tuple[int, int]:
+    """Return how many units the smaller side has, and which block it is."""
+    return min((sites.stop - sites.start, block) for block, sites in enumerate(model.blocks))
+
+
 @torch.no_grad()
-def log_z(rbm: RBM, beta: float = 1.0) -> Estimate:
-    """Return the exact log Σ_{x,z} exp(−βE(x, z)) in nats, by summing the smaller layer state by state.
+def log_z(model: HasMarginals, beta: float = 1.0) -> Estimate:
+    """Return the exact log Σ exp(−βE) over all configurations in nats: a sum over the smaller side's states.
+
+    Args:
+        model: An nn.Module: of an RBM a side is a layer, of a deep machine the even or the odd layers.
+        beta: Inverse temperature.
 
     Raises:
-        InputError: the smaller layer has more than MAX_LAYER units.
+        InputError: the smaller side has more than MAX_SIDE units.
     """
-    block = 0 if rbm.n_visible <= rbm.n_hidden else 1
-    n_units = min(rbm.n_visible, rbm.n_hidden)
-    if n_units > MAX_LAYER:
+    n_units, block = smaller_side(model)
+    if n_units > MAX_SIDE:
         raise InputError(
-            f"log Z by enumeration: the smaller layer has {n_units} units and {MAX_LAYER} is the most "
+            f"log Z by enumeration: the smaller side has {n_units} units and {MAX_SIDE} is the most "
             "that can be summed; estimate it by sampling instead"
         )
-    exact = copy.deepcopy(rbm).double().cpu()
+    exact = copy.deepcopy(model).double().cpu()  # type: ignore[attr-defined]
     parts = [exact.log_marginal(block, side, beta).logsumexp(0) for side in states(n_units)]
     return _exact(float(torch.stack(parts).logsumexp(0)), 2**n_units, f"sum over {n_units} units")
 
@@ -76,9 +81,9 @@ def log_z_of_energy(model: Any, beta: float = 1.0) -> Estimate:
 
 
 def known_log_z(model: Any) -> Estimate | None:
-    """Return the exact log Z where a layer, or all sites, of an energy model can be summed, else None."""
-    if isinstance(model, HasSides):
-        return log_z(model) if min(model.n_visible, model.n_hidden) <= MAX_LAYER else None  # type: ignore[arg-type]
+    """Return the exact log Z where a side, or all sites, of an energy model can be summed, else None."""
+    if isinstance(model, HasMarginals):
+        return log_z(model) if smaller_side(model)[0] <= MAX_SIDE else None
     spins = isinstance(model, HasEnergy) and getattr(model, "domain", "spin") == "spin"
     return log_z_of_energy(model) if spins and model.n_sites <= MAX_SITES else None
 

@@ -40,6 +40,17 @@ def evaluate(result: SamplerResult) -> tuple[list[Estimate], dict[str, Any]]:
     return curve, result.summary() | figures
 
 
+def independent(result: SamplerResult) -> dict[str, list[Estimate]]:
+    """Return those curves of `evaluate`'s run that share no random numbers: of work both ways, either way.
+
+    Named "forward" and "reverse"; any other run has one, without a name.
+    """
+    if isinstance(result, Worked) and result.reverse_work is not None:
+        ways = work.curves(result)
+        return {"forward": ways[work.FORWARD], "reverse": ways[work.REVERSE]}
+    return {"": evaluate(result)[0]}
+
+
 def log_z(result: SamplerResult) -> Estimate:
     """Return log Z at the last β in nats; `undetermined`, with the reason, where the diagnostics fail."""
     return evaluate(result)[0][-1]

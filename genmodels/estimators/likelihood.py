@@ -9,13 +9,22 @@ import torch
 from torch import Tensor
 
 from genmodels.estimate import Estimate, Kind, over_images, undetermined
-from genmodels.estimators import dequantised, enumeration, importance_weighted, sequential, variational
+from genmodels.estimators import (
+    dequantised,
+    enumeration,
+    importance_weighted,
+    posterior,
+    sequential,
+    variational,
+)
 from genmodels.protocols import (
     HasBoundTerms,
     HasComponents,
     HasLogProb,
     HasLogUnnormalised,
+    HasLogUnnormalisedBound,
     HasLogWeights,
+    HasMeanField,
 )
 from genmodels.streams import Key
 
@@ -30,6 +39,9 @@ class Effort(NamedTuple):
     noise_levels: int = 16  # a diffusion model's noise levels per image and repeat
     noise_repeats: int = 8
     dequantisation_samples: int = 64  # a Gaussian mixture's draws of u per image
+    posterior_images: int = 100  # of which a deep machine's hidden layers are annealed, the first ones
+    posterior_particles: int = 20  # per image
+    posterior_steps: int = 200
 
 
 class Route(NamedTuple):
@@ -85,9 +97,10 @@ def routes(
     """Return log q(v) by every route, the one that stands for the model first.
 
     Gaussians: conditionals renormalised on {0, 1}, exact; and the bound by uniform dequantisation. Models
-    with a tractable likelihood: exact. Energy models: with the exact log Z where the smaller layer can be
-    summed, and with each estimated one. VAE: the importance-weighted bound, and the plain one. Diffusion:
-    the discretised variational bound.
+    with a tractable likelihood: exact. Energy models: with the exact log Z where the smaller side can be
+    summed, and with each estimated one; deep ones by the mean-field bound, which with an estimated log Z is
+    the estimate of a bound, and by its gap annealed for some images. VAE: the importance-weighted bound, and
+    the plain one. Diffusion: the discretised variational bound.
 
     Args:
         model: A Model.
@@ -105,7 +118,10 @@ def routes(
         if isinstance(model, HasLogProb):
             return [Route("", model.log_prob(x).double().numpy(), None, 0.0, "exact", "closed form")]
         if isinstance(model, HasLogUnnormalised):
-            return list(_energy(model, x, log_z or {}))
+            unnormalised = model.log_unnormalised(x).double().numpy()
+            return list(_energy(unnormalised, log_z or {}))
+        if isinstance(model, HasLogUnnormalisedBound):
+            return list(_deep(model, x, log_z or {}, key, effort))
         if isinstance(model, HasLogWeights):
             return list(_autoencoder(model, x, key, effort, progress))
         if isinstance(model, HasBoundTerms):
@@ -127,10 +143,9 @@ def _gaussian(model: HasComponents, v: Tensor, key: Key, effort: Effort) -> Iter
     yield Route("dequantised", bounds.numpy(), variances.numpy(), 0.0, "lower", "uniform dequantisation")
 
 
-def _energy(model: Any, x: Tensor, log_z: Mapping[str, Estimate]) -> Iterator[Route]:
+def _energy(unnormalised: np.ndarray, log_z: Mapping[str, Estimate]) -> Iterator[Route]:
     from genmodels.estimators import free_energy
 
-    unnormalised = model.log_unnormalised(x).double().numpy()
     estimated = {name: estimate for name, estimate in log_z.items() if name != ENUMERATION}
     if ENUMERATION in log_z:
         yield _normalised("", unnormalised, log_z[ENUMERATION])
@@ -141,6 +156,25 @@ def _energy(model: Any, x: Tensor, log_z: Mapping[str, Estimate]) -> Iterator[Ro
         yield Route("", None, None, 0.0, "undetermined", "log Z by sampling", reason)
     for name, estimate in estimated.items():
         yield _normalised(name, unnormalised, estimate)
+
+
+def _deep(model: Any, x: Tensor, log_z: Mapping[str, Estimate], key: Key, effort: Effort) -> Iterator[Route]:
+    bound = model.log_unnormalised_bound(x).double()
+    first, *others = _energy(bound.numpy(), log_z)
+    for route in (first, *others):
+        # With an estimated log Z it is the estimate of a bound.
+        kind: Kind = "lower" if route.kind == "exact" else route.kind
+        yield route._replace(kind=kind, method=f"mean-field bound, {route.method}")
+    if first.values is None or not isinstance(model, HasMeanField):
+        return
+    n = min(effort.posterior_images, len(x))
+    sizes = effort.posterior_particles, effort.posterior_steps
+    gaps = (
+        posterior.anneal(model, x[:n], *sizes, key.child("posterior")).log_unnormalised - bound[:n]
+    ).numpy()
+    error = math.hypot(first.shared, gaps.std(ddof=1) / math.sqrt(n)) if n > 1 else first.shared
+    method = f"bound and its gap, annealed for {n} images, {first.method}"
+    yield Route("annealed", first.values + gaps.mean(), None, error, "estimate", method)
 
 
 def _normalised(name: str, unnormalised: np.ndarray, log_z: Estimate) -> Route:

@@ -9,6 +9,7 @@ MODELS = {
     "ising": "genmodels.models.ising:Ising",
     "boltzmann_machine": "genmodels.models.boltzmann_machine:BoltzmannMachine",
     "rbm": "genmodels.models.rbm:RBM",
+    "dbm": "genmodels.models.dbm:DBM",
     "neural_energy": "genmodels.models.neural_energy:NeuralEnergy",
     "vae": "genmodels.models.vae:VAE",
     "diffusion": "genmodels.models.diffusion:Diffusion",

@@ -50,6 +50,10 @@ class RBM(nn.Module):
         i, j = np.indices(W.shape).reshape(2, -1)
         return Couplings(self.n_sites, i, j + self.n_visible, W.ravel(), np.concatenate([b, c]))
 
+    def filters(self) -> Tensor:
+        """Return the weights of each hidden unit  # (hidden, visible)."""
+        return self.W.detach().T
+
     def bipartite(self) -> Bipartite:
         """Return W and the fields (b, c)."""
         h = torch.cat([self.b.detach(), self.c.detach()])

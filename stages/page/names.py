@@ -7,6 +7,7 @@ TITLES = {
     "bernoulli_mixture": "Bernoulli mixture",
     "boltzmann_machine": "Boltzmann machine",
     "rbm": "RBM",
+    "dbm": "Deep Boltzmann machine",
     "neural_energy": "Neural energy",
     "vae": "VAE",
     "diffusion": "Diffusion",

@@ -1,0 +1,142 @@
+"""The schema of pipelines/mnist/params.yaml: models of images whose names are free, several of one kind."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipelines.schema import images
+from pipelines.schema.block import Block, Count, Integer, NonNegative, Positive, Several, Whole
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Precision = Literal["half", "single", "double"]
+
+
+class Kept(Block):
+    """A model that is written in a precision of its own, under any name."""
+
+    precision: Precision
+
+
+class Independent(images.Independent, Kept):
+    """Independent Bernoulli pixels."""
+
+    model: Literal["independent"]
+
+
+class Gaussian(images.Gaussian, Kept):
+    """One Gaussian."""
+
+    model: Literal["gaussian"]
+
+
+class GaussianMixture(images.GaussianMixture, Kept):
+    """A mixture of Gaussians, by EM."""
+
+    model: Literal["gaussian_mixture"]
+
+
+class BernoulliMixture(images.BernoulliMixture, Kept):
+    """A mixture of independent pixels, by EM."""
+
+    model: Literal["bernoulli_mixture"]
+
+
+class Again(Block):
+    """What is different when a machine is trained once more, from where it was, with new chains."""
+
+    learning_rate: Positive
+    weight_decay: NonNegative
+    steps: Count
+
+
+class RBM(images.RBM, Kept):
+    """A restricted Boltzmann machine."""
+
+    model: Literal["rbm"]
+    again: list[Again]
+
+
+class Pretraining(Block):
+    """How each layer of a deep machine learns before they learn together."""
+
+    n_chains: Count
+    n_sweeps: Count
+    learning_rate: Positive
+    weight_decay: NonNegative
+    batch: Count
+    steps: Count
+
+
+class DBM(Kept):
+    """A deep Boltzmann machine, its layers pretrained greedily."""
+
+    model: Literal["dbm"]
+    track: Literal["binary"]
+    rule: Literal["persistent_contrastive_divergence"]
+    hidden: Annotated[list[Count], Field(min_length=2)]
+    rounds: Count
+    pretraining: Pretraining
+    n_chains: Count
+    n_sweeps: Count
+    learning_rate: Positive
+    weight_decay: NonNegative
+    batch: Count
+    steps: Count
+
+
+Baseline = Annotated[
+    Independent | Gaussian | GaussianMixture | BernoulliMixture, Field(discriminator="model")
+]
+Trained = Annotated[RBM | DBM, Field(discriminator="model")]
+
+
+class Exchange(Block):
+    """Sizes of the replica exchange from which Jarzynski's way back starts."""
+
+    n_ladders: Count
+    n_rungs: Several
+    burn_in: Annotated[Integer, Field(ge=16)]
+    sweeps_per_round: Count
+
+
+class Jarzynski(Block):
+    """Sizes of the work done on replicas, driven there and back."""
+
+    n_replicas: Several
+    n_steps: Count
+    n_sweeps: Count
+    n_pilot: Annotated[Integer, Field(ge=10)]
+    n_reverse: Several
+    replicas_per_shard: Count
+    exchange: Exchange
+
+
+class LogZ(Block):
+    """From which distribution log Z is reached, and how."""
+
+    reference: Literal["uniform", "base_rate"]
+    jarzynski: Jarzynski
+
+
+class Evaluate(Block):
+    """Effort of the likelihood estimators."""
+
+    images: Count | None
+    dequantisation_samples: Several
+    posterior_images: Several
+    posterior_particles: Count
+    posterior_steps: Count
+
+
+class Params(Block):
+    """All of params.yaml."""
+
+    pipeline: Literal["mnist"]
+    seed: Whole
+    threads: Count
+    data: images.Data
+    fit_baselines: dict[Name, Baseline]
+    train: dict[Name, Trained]
+    estimate_log_z: dict[Name, LogZ]
+    evaluate: Evaluate
+    sample: images.Sample

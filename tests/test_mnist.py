@@ -1,0 +1,151 @@
+"""The pipeline pipelines/mnist, and the trained models that it leaves in the repository."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, SPY, Checkout
+from PIL import Image
+from test_dependencies import require_covered
+
+from genmodels import cli
+from genmodels.artifacts import load_model, load_tensors, read_config, read_json, read_log_z
+from genmodels.data.sources import data_root
+from genmodels.estimate import Estimate
+from pipelines import dag
+
+DVC_YAML, PARAMS = "pipelines/mnist/dvc.yaml", "pipelines/mnist/params.yaml"
+OUT = Path("out/mnist")
+PUBLISHED = ROOT / "pipelines/mnist/models"
+ENERGY = {"rbm", "dbm"}
+SMALL_LOG_Z = {
+    "reference": "base_rate",
+    "jarzynski": {
+        "n_replicas": 200, "n_steps": 100, "n_sweeps": 1, "n_pilot": 50, "n_reverse": 200,
+        "replicas_per_shard": 100,
+        "exchange": {"n_ladders": 20, "n_rungs": 6, "burn_in": 20, "sweeps_per_round": 1},
+    },
+}  # fmt: skip
+SMALL: dict[str, Any] = {
+    "data.name": "digits",
+    "data.limit": 400,
+    "fit_baselines.gaussian.eigenvalue_floor": 0.12,
+    "fit_baselines.mixture_10.iterations": 10,
+    "fit_baselines.mixture_100.components": 20,
+    "fit_baselines.mixture_100.iterations": 10,
+    "fit_baselines.mixture_500.components": 30,
+    "fit_baselines.mixture_500.iterations": 10,
+    "train.rbm.n_hidden": 8,
+    "train.rbm.steps": 200,
+    "train.dbm.hidden": [6, 5],
+    "train.dbm.pretraining.steps": 100,
+    "train.dbm.steps": 200,
+    "estimate_log_z.rbm": SMALL_LOG_Z,
+    "estimate_log_z.dbm": SMALL_LOG_Z,
+    "evaluate.images": 40,
+    "sample.n": 14,
+}
+
+
+def names() -> list[str]:
+    values = yaml.safe_load((ROOT / PARAMS).read_text())
+    return [*values["fit_baselines"], *values["train"]]
+
+
+@pytest.fixture(scope="module")
+def small(checkout: Callable[..., Checkout]) -> Checkout:
+    """A checkout after the pipeline ran on digits; what its stages imported is in "mnist-spy" beside it."""
+    one = checkout("mnist")
+    one.change(SMALL, PARAMS)
+    spy = one.folder.with_name("mnist-spy")
+    spy.mkdir()
+    (spy / "sitecustomize.py").write_text(SPY)
+    one.repro(DVC_YAML, GENMODELS_WORKERS="0", PYTHONPATH=f"{one.folder}:{spy}")
+    return one
+
+
+@pytest.mark.slow
+def test_every_model_is_in_the_table_once_and_log_z_is_the_exact_one(small: Checkout) -> None:
+    table = json.loads((small.folder / OUT / "report/table.json").read_text())
+    assert [row["model"] for row in table["rows"] if row["name"] == "log_likelihood"] == names()
+    for model in ENERGY:
+        log_z = {
+            row["name"].removeprefix("log_z."): Estimate.from_dict(row)
+            for row in table["rows"]
+            if row["model"] == model and row["name"].startswith("log_z.")
+        }
+        assert set(log_z) == {"enumeration", "jarzynski_forward", "jarzynski_reverse"}
+        exact = log_z.pop("enumeration").value
+        for estimate in log_z.values():
+            assert 0.0 < estimate.stderr < 0.3
+            assert abs(estimate.value - exact) < 4.0 * estimate.stderr
+            assert abs(estimate.value + 1.5 - exact) > 4.0 * estimate.stderr
+    kinds = {row["model"]: row["kind"] for row in table["rows"] if row["name"] == "log_likelihood"}
+    assert (kinds["mixture_10"], kinds["rbm"], kinds["dbm"]) == ("exact", "exact", "lower")
+
+
+@pytest.mark.slow
+def test_deps_cover_what_the_stages_imported(small: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    require_covered(small.folder.with_name("mnist-spy"), dag.entries(Path(DVC_YAML)))
+
+
+@pytest.mark.slow
+def test_a_published_model_is_all_that_a_user_needs(small: Checkout, tmp_path: Path) -> None:
+    folder = small.folder / "pipelines/mnist/models/rbm"
+    expected = {
+        "config.json",
+        "model.safetensors",
+        "log_z.json",
+        "evaluation.json",
+        "samples.png",
+        "filters.png",
+    }
+    assert {path.name for path in folder.iterdir()} == expected
+    assert set(read_log_z(folder)) == {"jarzynski_forward", "jarzynski_reverse"}
+    said = small.run("genmodels", "evaluate", str(folder), "--data", "digits", "--json").stdout
+    first = read_json(folder / "evaluation.json")["rows"][0]
+    assert json.loads(said)["kind"] == first["kind"] == "exact"
+    small.run("genmodels", "sample", str(folder), "-n", "4", "--out", str(tmp_path / "four.png"))
+    assert Image.open(tmp_path / "four.png").size[0] > 16
+
+
+@pytest.mark.parametrize("name", names())
+def test_what_is_in_the_repository_loads_and_is_small(name: str) -> None:
+    folder = PUBLISHED / name
+    if not folder.exists():
+        pytest.skip(f"{name} is not trained yet")
+    assert (folder / "model.safetensors").stat().st_size <= 4 * 2**20
+    config, model = read_config(folder), load_model(folder)
+    assert config["data"] == {
+        "name": "binarized_mnist", "shape": [28, 28, 1], "levels": 2, "binarisation": "given",
+    }  # fmt: skip
+    stored = load_tensors(folder / "model.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in stored.values())
+    assert set(stored) == set(model.state_dict())
+    rows = read_json(folder / "evaluation.json")["rows"]
+    first = Estimate.from_dict(rows[0])
+    assert (rows[0]["name"], first.n, first.unit) == ("log_likelihood", 10000, "nats per image")
+    assert (folder / "log_z.json").exists() == (name in ENERGY)
+    if name in ENERGY:  # of these very weights, and both ways agree
+        forward, reverse = read_log_z(folder).values()
+        assert abs(forward.value - reverse.value) < 0.5
+
+
+@pytest.mark.parametrize("name", ["independent", "mixture_10", "rbm"])
+def test_the_figures_in_the_repository_are_those_of_the_weights_beside_them(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = PUBLISHED / name
+    if not folder.exists() or not (data_root() / "binarized_mnist").exists():
+        pytest.skip("needs the binarised MNIST under GENMODELS_DATA, and the trained model")
+    cli.evaluate(folder, "binarized_mnist", seed=3, as_json=True)
+    printed = capsys.readouterr()
+    assert printed.err == ""  # these test images are nobody's training images
+    found, published = json.loads(printed.out), read_json(folder / "evaluation.json")["rows"][0]
+    assert (found["n"], found["kind"]) == (10000, published["kind"])
+    assert found["value"] == pytest.approx(published["value"], abs=1e-3)
