@@ -100,7 +100,7 @@ def _place(loc: list[str], schema: type[Block]) -> tuple[list[str], Any]:
         if (
             get_origin(block) is Annotated
         ):  # blocks that their key `model` tells apart, which here stands alone
-            block = next(it for it in get_args(get_args(block)[0]) if part in _kinds(it))
+            block = next((it for it in get_args(get_args(block)[0]) if part in _kinds(it)), block)
             continue
         place.append(part)
         if number < len(loc) - 1:

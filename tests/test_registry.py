@@ -84,7 +84,7 @@ ENERGIES = {"ising", "boltzmann_machine", "rbm", "neural_energy"}
 DEEP = dict.fromkeys(("monte_carlo", "persistent_contrastive_divergence", "tempered"), ENERGIES | {"dbm"})
 # The models that a rule trains, if it is not for all energy models.
 TRAINED = DEEP | {
-    "closed_form": {"independent", "gaussian"},
+    "closed_form": {"independent", "independent_gaussian", "gaussian"},
     "expectation_maximisation": {"gaussian_mixture", "bernoulli_mixture"},
     "gradient": {"vae", "diffusion"},
 }

@@ -33,12 +33,14 @@ class GaussianMixture(images.GaussianMixture, Kept):
     """A mixture of Gaussians, by EM."""
 
     model: Literal["gaussian_mixture"]
+    components: Count
 
 
 class BernoulliMixture(images.BernoulliMixture, Kept):
     """A mixture of independent pixels, by EM."""
 
     model: Literal["bernoulli_mixture"]
+    components: Count
 
 
 class Again(Block):
