@@ -97,7 +97,7 @@ def test_work_charged_after_the_move_is_seen(name: str, speed: str) -> None:
     sampler = dataclasses.replace(WORK, n_steps=SPEEDS[speed], schedule="quadratic")
     right = run(sampler, name)
     assert np.abs(z_scores(name, right.work, right.betas)).max() < 3.5
-    wrong = run(sampler, name, Ahead(tuple(right.betas.tolist())))
+    wrong = run(sampler, name, Ahead(betas=tuple(right.betas.tolist())))
     assert torch.equal(wrong.betas, right.betas)
     assert np.abs(z_scores(name, wrong.work, wrong.betas)).max() > 7.0
 
@@ -167,17 +167,17 @@ def test_continuous_states_from_a_normal_distribution() -> None:
     torch.testing.assert_close(result.work[:, -1] + result.heat, result.change, rtol=0.0, atol=1e-4)
 
 
-def test_an_adapted_schedule_is_harder_nowhere() -> None:
-    hardest = []
+def test_an_adapted_schedule_spreads_the_difficulty_over_its_steps() -> None:
+    hard = []  # what four steps in five do not reach: the hardest of all is a matter of a few walkers
     for schedule in ("adapted", "quadratic"):
         harder = dataclasses.replace(WORK, n_steps=20, n_sweeps=4, n_pilot=1000, beta_max=5.0)
         result = run(dataclasses.replace(harder, schedule=schedule), "rbm")
         steps, weights = result.work.diff(dim=1), (-result.work[:, :-1]).softmax(0)
         mean = (weights * steps).sum(0)
-        hardest.append(float((weights * (steps - mean) ** 2).sum(0).max()))
+        hard.append(float((weights * (steps - mean) ** 2).sum(0).quantile(0.8)))
         assert result.betas[-1] == pytest.approx(5.0)
         assert bool((result.betas.diff() > 0.0).all())
-    assert hardest[0] < 0.7 * hardest[1]
+    assert hard[0] < 0.5 * hard[1]
 
 
 def test_both_ways_start_without_work() -> None:
