@@ -165,7 +165,8 @@ def test_one_parameter_reruns_one_model_and_its_dependents(twins: Twins) -> None
     second = twins[1]
     second.change({"train.vae.latent": 5})
     stages = second.repro(GENMODELS_WORKERS="0")
-    assert stages == ["train@vae", "evaluate@vae", "sample@vae", "report", "track"]
+    assert sorted(stages[:-2]) == ["evaluate@vae", "sample@vae", "train@vae"]
+    assert stages[-2:] == ["report", "track"]
 
 
 def test_editing_one_model_reruns_what_uses_it_and_nothing_else(twins: Twins) -> None:
@@ -174,7 +175,8 @@ def test_editing_one_model_reruns_what_uses_it_and_nothing_else(twins: Twins) ->
     code.write_text(code.read_text() + "\n# A remark.\n")
     stages = second.repro(GENMODELS_WORKERS="0")
     # The same bytes come out, so that nothing after them runs.
-    assert stages == ["train@vae", "evaluate@vae", "sample@vae", "track"]
+    assert sorted(stages[:-1]) == ["evaluate@vae", "sample@vae", "train@vae"]
+    assert stages[-1] == "track"
 
 
 def test_it_runs_from_an_archive_without_git(checkout: Callable[..., Checkout]) -> None:

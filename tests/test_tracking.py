@@ -20,8 +20,18 @@ from pipelines.execution import Execution
 from stages import track
 
 Twins = tuple[Checkout, Checkout, Listeners]
-STAGES = 24  # all but track, which is none of the children
-MODELS = {"independent", "gaussian", "gaussian_mixture", "bernoulli_mixture", "rbm", "vae", "diffusion"}
+STAGES = 32  # all but track, which is none of the children
+MODELS = {
+    "independent",
+    "gaussian",
+    "gaussian_mixture",
+    "bernoulli_mixture",
+    "rbm",
+    "boltzmann_machine",
+    "neural_energy",
+    "vae",
+    "diffusion",
+}
 
 
 def connected(folder: Path) -> MlflowClient:
@@ -116,7 +126,7 @@ def test_cached_stages_are_children_that_point_to_the_run_that_made_them(twins: 
     folder = again.folder
     again.change({"sample.n": 9})
     stages = again.repro(GENMODELS_WORKERS="0")
-    assert len(stages) == 7 + 2
+    assert len(stages) == len(MODELS) + 2
     first, second = sorted(parents(folder), key=lambda run: run.info.start_time)
     before, after = children(folder, first), children(folder, second)
     assert set(after) == set(before)
