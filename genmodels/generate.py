@@ -21,7 +21,7 @@ from genmodels.protocols import (
     Placement,
 )
 from genmodels.samplers import SAMPLERS
-from genmodels.streams import Key
+from genmodels.streams import Key, Streams
 
 _SHORT = {"n_ladders": 8, "n_rungs": 8, "burn_in": 64, "sweeps_per_round": 1}
 
@@ -55,7 +55,7 @@ def generate(model: Any, n: int, key: Key, placement: Placement) -> Pictures:
     if n < 1:
         raise InputError(f"n: {n} pictures asked for, give at least 1")
     if isinstance(model, HasPictures):
-        return Pictures(*model.pictures(n, key.torch()))
+        return Pictures(*model.pictures(Streams(key, n)))
     if isinstance(model, HasComponents):
         return Pictures(sequential.sample_binary(model, n, key.torch()), None)
     if isinstance(model, CanSample):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from genmodels.couplings import Bipartite, Couplings
-from genmodels.streams import Key
+from genmodels.streams import Key, Streams
 
 Domain = Literal["spin", "binary", "grey"]
 T = TypeVar("T")
@@ -297,8 +297,8 @@ class HasBoundTerms(Protocol):
 class HasPictures(Protocol):
     """A model whose samples come with pixel probabilities that show what they are samples of."""
 
-    def pictures(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return n samples and the probabilities of their pixels at an earlier step  # (n, site) twice."""
+    def pictures(self, streams: Streams) -> tuple[Tensor, Tensor]:
+        """Return a sample a stream and its pixels' means at an earlier step  # (picture, site) twice."""
         ...
 
 

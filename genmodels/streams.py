@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 _MT_WORDS = 624  # state words of MT19937, torch's CPU generator
 _MT_OFFSET = 24  # bytes before them in Generator.get_state(): seed, left, seeded, next
@@ -62,3 +63,27 @@ class Key(NamedTuple):
             state[_MT_OFFSET : _MT_OFFSET + raw.numel()] = raw
             generator.set_state(state)
         return generator
+
+
+class Streams:
+    """One stream a picture: picture i draws from key.at(shard=first + i), however many others there are.
+
+    Numbers are drawn on the CPU and moved, so that they are the same on every device.
+    """
+
+    def __init__(self, key: Key, n: int, first: int = 0, device: torch.device | str = "cpu") -> None:
+        """Start the streams of n pictures, of which the first has the number `first`."""
+        self.device = torch.device(device)
+        self._generators = [key.at(shard=first + i).torch() for i in range(n)]
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self._generators)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Return standard normal numbers of `shape` for each picture  # (picture, *shape), float32."""
+        return torch.stack([torch.randn(shape, generator=g) for g in self._generators]).to(self.device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Return uniform numbers of `shape` in [0, 1) for each picture  # (picture, *shape), float32."""
+        return torch.stack([torch.rand(shape, generator=g) for g in self._generators]).to(self.device)

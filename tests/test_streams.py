@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from genmodels.streams import Key
+from genmodels.streams import Key, Streams
 
 KEY = Key(2026, "train", shard=3, round=5)
 
@@ -83,3 +83,11 @@ def test_nothing_touches_the_global_generators() -> None:
     KEY.numpy().random(3)
     assert torch.equal(torch.get_rng_state(), before)
     assert np.array_equal(np.random.get_state()[1], before_numpy)
+
+
+def test_a_pictures_numbers_do_not_depend_on_the_others() -> None:
+    many, second = Streams(KEY, 3), Streams(KEY, 1, first=1)
+    for _ in range(2):
+        assert torch.equal(many.normal(4, 2)[1:2], second.normal(4, 2))
+        assert torch.equal(many.uniform(5)[1:2], second.uniform(5))
+    assert not torch.equal(*(Streams(KEY, 2).normal(4)))

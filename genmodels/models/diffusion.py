@@ -1,6 +1,6 @@
 """Variational diffusion on binary pixels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from genmodels.errors import InputError
 from genmodels.networks.noise import Noise
 from genmodels.networks.unet import UNet
 from genmodels.protocols import Domain
+from genmodels.streams import Streams
 
 _HALF = 0.5  # pixels are f(v) = v − ½ inside, Kingma's 2(v + ½)/K − 1 at K = 2 levels
 _TIME_SCALE = 1000.0
@@ -128,13 +129,12 @@ class Diffusion(nn.Module):
 
     @torch.no_grad()
     def chains(
-        self, n: int, generator: torch.Generator, n_steps: int = 250, eta: float = 1.0
+        self, normal: Callable[[], Tensor], n_steps: int = 250, eta: float = 1.0
     ) -> Iterator[tuple[int, Tensor]]:
-        """Yield each level t of n chains z_T → z_1 with the pixel probabilities given z_t  # (n, site).
+        """Yield each level t of chains z_T → z_1 with the pixel probabilities given z_t  # (picture, site).
 
         Args:
-            n: Number of pictures.
-            generator: Source of z_T and of the steps' noise.
+            normal: Source of z_T and of the steps' noise, standard normal  # () -> (picture, site)
             n_steps: Levels visited, spread evenly over the T, first and last included.
             eta: 1 ancestral, 0 deterministic (DDIM).
 
@@ -145,32 +145,37 @@ class Diffusion(nn.Module):
             raise InputError(f"n_steps: {n_steps} level leads nowhere, give at least 2")
         device = self.noise.gamma.device
         levels = torch.linspace(self.T, 1, min(n_steps, self.T)).round().long().tolist()
-        z = torch.randn(n, self.n_sites, generator=generator, device=device)
+        z = normal()
+        n = len(z)
         for t, s in zip(levels, levels[1:], strict=False):
             x0 = self.denoise(z, torch.full((n,), t, device=device))
             yield t, x0 + _HALF
-            eps = torch.randn(z.shape, generator=generator, device=device)
-            z = self.noise.step_down(z, x0, t, s, eps, eta)
+            z = self.noise.step_down(z, x0, t, s, normal(), eta)
         yield 1, torch.sigmoid(self.logits(z, torch.ones(n, dtype=torch.long, device=device)))
 
     def sample_means(
         self, n: int, generator: torch.Generator, n_steps: int = 250, eta: float = 1.0
     ) -> Tensor:
         """Return the pixel probabilities at the end of `chains`  # (n, site) in [0, 1]."""
-        *_, (_, means) = self.chains(n, generator, n_steps, eta)
+
+        def normal() -> Tensor:
+            return torch.randn(n, self.n_sites, generator=generator, device=generator.device)
+
+        *_, (_, means) = self.chains(normal, n_steps, eta)
         return means
 
     def sample(self, n: int, generator: torch.Generator, n_steps: int = 250, eta: float = 1.0) -> Tensor:
         """Return n pictures drawn from the last step's pixel probabilities  # (n, site) in {0, 1}."""
         return torch.bernoulli(self.sample_means(n, generator, n_steps, eta), generator=generator)
 
-    def pictures(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return n pictures as `sample` does, and the pixel probabilities half-way  # (n, site) twice.
+    def pictures(self, streams: Streams) -> tuple[Tensor, Tensor]:
+        """Return a picture a stream and the pixel probabilities half-way  # (picture, site) twice.
 
         Half-way is log SNR = ½: there the shape is decided, and the single pixels are not yet.
         """
         shape: Tensor | None = None
-        for t, means in self.chains(n, generator):
+        for t, means in self.chains(lambda: streams.normal(self.n_sites)):
             if shape is None and float(self.noise.gamma[t - 1]) <= _HALF_WAY:
                 shape = means
-        return torch.bernoulli(means, generator=generator), means if shape is None else shape
+        pixels = (streams.uniform(self.n_sites) < means).to(means.dtype)
+        return pixels, means if shape is None else shape

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from genmodels.networks.mlp import mlp
 from genmodels.protocols import Domain
+from genmodels.streams import Streams
 
 _LOG_2PI = math.log(2.0 * math.pi)
 
@@ -102,7 +103,7 @@ class VAE(nn.Module):
         return torch.bernoulli(self.sample_means(n, generator, radius), generator=generator)
 
     @torch.no_grad()
-    def pictures(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return n pictures and the pixel probabilities that they were drawn from  # (n, site) twice."""
-        means = self.sample_means(n, generator)
-        return torch.bernoulli(means, generator=generator), means
+    def pictures(self, streams: Streams, radius: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Return a picture a stream and its pixels' probabilities  # (picture, site) twice."""
+        means = self.means(radius * streams.normal(self.latent))
+        return (streams.uniform(self.n_sites) < means).to(means.dtype), means
