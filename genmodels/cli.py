@@ -35,15 +35,16 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the split, the binarisation and the estimator.")] = 2026,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Print the model's log-likelihood of held-out binary images, in nats per image."""
+    """Print the likelihood of held-out images: nats per binary image, or bits per dimension of a grey one."""
     import torch
 
     from genmodels.artifacts import load_model, read_config, read_log_z
     from genmodels.estimators import likelihood
+    from genmodels.protocols import levels_of
     from genmodels.streams import Key
 
     model, config = load_model(model_dir), read_config(model_dir)
-    v = torch.from_numpy(_held_out(data, model_dir, config["data"], seed)).float()
+    v = torch.from_numpy(_held_out(data, model_dir, config["data"], levels_of(model), seed)).float()
     routes = likelihood.routes(
         model, v, Key(seed, "evaluate"), likelihood.with_enumeration(model, read_log_z(model_dir))
     )
@@ -51,12 +52,14 @@ def evaluate(
     print(json.dumps(estimate.to_dict(), sort_keys=True) if as_json else estimate)
 
 
-def _held_out(data: str, model_dir: Path, trained_on: dict[str, Any], seed: int) -> Any:
-    """Return the test images of a data set, or all images of the user's own folder  # (image, site).
+def _held_out(data: str, model_dir: Path, trained_on: dict[str, Any], levels: int, seed: int) -> Any:
+    """Return the test images of a data set, or all images of the user's own folder, binary or grey.
 
-    A name means the split beside the model, if its pipeline made one of that name.
+    A name means the split beside the model, if its pipeline made one of that name  # (image, site).
     """
     import numpy as np
+
+    from genmodels.data import images
 
     prepared = _prepared(data, model_dir)
     found = prepared or _made(data, trained_on, seed)
@@ -66,8 +69,8 @@ def _held_out(data: str, model_dir: Path, trained_on: dict[str, Any], seed: int)
             f"--data {data}: images of {here} where the model was trained on {there} pixels and channels"
         )
     if prepared is None and found.name == "folder":
-        return np.concatenate([split.binary for split in found.splits.values()])
-    return found.splits["test"].binary
+        return np.concatenate([images.of_levels(found, split, levels) for split in found.splits])
+    return images.of_levels(found, "test", levels)
 
 
 def _prepared(data: str, model_dir: Path) -> Any:
@@ -169,6 +172,7 @@ def _checked(table: Any, name: str) -> dict[str, Any]:
         and {"name", "binarisation"} <= set(table["data"])
         and isinstance(table.get("rows"), list)
         and all(isinstance(row, dict) and wanted <= set(row) for row in table["rows"])
+        and ("levels" in table["data"] or not any("bits" in row["name"] for row in table["rows"]))
     ):
         raise InputError(f"{name}: not a table of this program, as in out/main/report/table.json")
     return table

@@ -57,7 +57,7 @@ def generate(model: Any, n: int, key: Key, placement: Placement) -> Pictures:
     if isinstance(model, HasPictures):
         return Pictures(*model.pictures(Streams(key, n)))
     if isinstance(model, HasComponents):
-        return Pictures(sequential.sample_binary(model, n, key.torch()), None)
+        return Pictures(sequential.sample(model, n, key.torch()), None)
     if isinstance(model, CanSample):
         return Pictures(model.sample(n, key.torch()), None)
     if isinstance(model, HasEnergy) and getattr(model, "domain", "spin") == "spin":

@@ -41,6 +41,18 @@ class Model(Protocol):
 
 
 @runtime_checkable
+class HasLevels(Protocol):
+    """A model that says how many levels its images have, 0 … levels − 1; others have black and white."""
+
+    levels: int
+
+
+def levels_of(model: Any) -> int:
+    """Return K, the number of levels of a model's images; 2 are black and white."""
+    return model.levels if isinstance(model, HasLevels) else 2
+
+
+@runtime_checkable
 class HasEnergy(Protocol):
     """An energy model: q_{θ,β}(x) ∝ exp(−β E(x)); with hidden units x is the joint configuration."""
 

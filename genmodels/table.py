@@ -1,21 +1,26 @@
 """The comparison table in the terminal: a line a model, its number, the error, and the kind."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+# What a likelihood is called, by its quantity: binary and grey images never share a column.
+HEADINGS = {"log_likelihood": "log-likelihood", "bits_per_dimension": "bits per dimension"}
+_SIDES = {
+    "log_likelihood": "held-out log-likelihood of binary images, nats per image, larger is better",
+    "bits_per_dimension": "held-out grey images, bits per dimension, smaller is better",
+}
+
 
 def show(tables: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print one table in full, or the log-likelihoods of several side by side."""
+    """Print one table in full, or the likelihoods of several side by side; binary and grey ones apart."""
     console = Console(width=None if Console().is_terminal else 120)
-    if len(tables) == 1:
-        (table,) = tables.values()
-        console.print(_full(table))
-        console.print(_rest(table))
-    else:
-        console.print(_side_by_side(tables))
+    shown = _of_one(next(iter(tables.values()))) if len(tables) == 1 else _side_by_side(tables)
+    for table in shown:
+        if table.row_count:
+            console.print(table)
 
 
 def number(row: Mapping[str, Any]) -> str:
@@ -23,20 +28,31 @@ def number(row: Mapping[str, Any]) -> str:
     if row["value"] is None:
         return "not determined"
     error = "" if row["stderr"] is None else f" ± {row['stderr']:.2g}" if row["stderr"] else ""
-    return f"{row['value']:.2f}{error}".replace("-", "−")
+    places = 2 if row["unit"].startswith("nats") else 4 if row["unit"] == "probability" else 3
+    return f"{row['value']:.{places}f}{error}".replace("-", "−")
 
 
-def _title(data: Mapping[str, Any]) -> str:
-    return f"{data['name']}, held-out binary images ({data['binarisation']} binarisation), nats per image"
+def _title(data: Mapping[str, Any], quantity: str) -> str:
+    if quantity == "log_likelihood":
+        pixels = f"binary images ({data['binarisation']} binarisation), nats per image"
+    else:
+        pixels = f"grey images ({data['levels']} levels), bits per dimension, smaller is better"
+    return f"{data['name']}, held-out {pixels}"
 
 
-def _full(table: Mapping[str, Any]) -> Table:
-    shown = Table(title=_title(table["data"]), title_justify="left", header_style="bold")
-    for heading in ("model", "log-likelihood", "kind", "how"):
-        shown.add_column(heading, justify="right" if heading == "log-likelihood" else "left")
+def _of_one(table: Mapping[str, Any]) -> Iterator[Table]:
+    names = {row["name"].partition(".")[0] for row in table["rows"]}
+    yield from (_full(table, quantity) for quantity in HEADINGS if quantity in names)
+    yield _rest(table)
+
+
+def _full(table: Mapping[str, Any], wanted: str) -> Table:
+    shown = Table(title=_title(table["data"], wanted), title_justify="left", header_style="bold")
+    for heading in ("model", HEADINGS[wanted], "kind", "how"):
+        shown.add_column(heading, justify="right" if heading == HEADINGS[wanted] else "left")
     for row in table["rows"]:
         quantity, _, route = row["name"].partition(".")
-        if quantity == "log_likelihood":
+        if quantity == wanted:
             words = f"  by {route.replace('_', ' ')}" if route else row["model"].replace("_", " ")
             how = row["method"] if row["value"] is not None else row["reason"]
             shown.add_row(words, number(row), row["kind"], how, style="dim" if route else "")
@@ -48,29 +64,30 @@ def _rest(table: Mapping[str, Any]) -> Table:
     for heading in ("model", "quantity", "value", "kind", "how"):
         shown.add_column(heading, justify="right" if heading == "value" else "left")
     for row in table["rows"]:
-        if not row["name"].startswith("log_likelihood"):
+        if row["name"].partition(".")[0] not in HEADINGS:
             how = row["method"] if row["value"] is not None else row["reason"]
             words = row["name"].replace("_", " ").replace(".", ", ")
-            value = (
-                number(row) if row["unit"] != "probability" or row["value"] is None else f"{row['value']:.4f}"
-            )
-            shown.add_row(row["model"].replace("_", " "), words, value, row["kind"], how)
+            shown.add_row(row["model"].replace("_", " "), words, number(row), row["kind"], how)
     return shown
 
 
-def _side_by_side(tables: Mapping[str, Mapping[str, Any]]) -> Table:
-    shown = Table(title="held-out log-likelihood, nats per image", title_justify="left", header_style="bold")
-    shown.add_column("model")
-    columns = [
-        {row["model"]: row for row in table["rows"] if row["name"] == "log_likelihood"}
-        for table in tables.values()
-    ]
-    for name, table in tables.items():
-        shown.add_column(f"{name}\n{table['data']['name']}, {table['data']['binarisation']}", justify="right")
-    for model in dict.fromkeys(model for column in columns for model in column):
-        cells = [
-            f"{number(column[model])} {column[model]['kind']}" if model in column else ""
-            for column in columns
-        ]
-        shown.add_row(model.replace("_", " "), *cells)
-    return shown
+def _side_by_side(tables: Mapping[str, Mapping[str, Any]]) -> Iterator[Table]:
+    for quantity, title in _SIDES.items():
+        columns = {
+            name: {row["model"]: row for row in table["rows"] if row["name"] == quantity}
+            for name, table in tables.items()
+        }
+        columns = {name: column for name, column in columns.items() if column}
+        shown = Table(title=title, title_justify="left", header_style="bold")
+        shown.add_column("model")
+        for name in columns:
+            data = tables[name]["data"]
+            pixels = data["binarisation"] if quantity == "log_likelihood" else f"{data['levels']} levels"
+            shown.add_column(f"{name}\n{data['name']}, {pixels}", justify="right")
+        for model in dict.fromkeys(model for column in columns.values() for model in column):
+            cells = [
+                f"{number(column[model])} {column[model]['kind']}" if model in column else ""
+                for column in columns.values()
+            ]
+            shown.add_row(model.replace("_", " "), *cells)
+        yield shown

@@ -1,4 +1,4 @@
-"""One model on the held-out binary images, in nats; and its divergence from the truth where that is known."""
+"""One model on held-out images of its own levels; and its divergence from the truth where that is known."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ from genmodels.data.target import Target
 from genmodels.estimate import Estimate, undetermined
 from genmodels.estimators import enumeration, likelihood
 from genmodels.estimators.likelihood import Route
+from genmodels.protocols import levels_of
 from genmodels.streams import Key
 from pipelines import progress
 from pipelines.stage import Stage, main
@@ -19,7 +20,10 @@ DIVERGENCE_KIND = {"exact": "exact", "lower": "upper", "estimate": "estimate"}
 
 
 def work(stage: Stage) -> None:
-    """Write out/<pipeline>/evaluate: <model>.json, rows of Estimates, and <model>.npz, nats of each image."""
+    """Write out/<pipeline>/evaluate: <model>.json, rows of Estimates, and <model>.npz, nats of each image.
+
+    The likelihood is in nats per binary image, or in bits per dimension of a grey one.
+    """
     out = stage.out / "evaluate"
     settings = stage.params.evaluate
     prepared = images.load(stage.out / "prepare" / "images")
@@ -28,12 +32,13 @@ def work(stage: Stage) -> None:
     log_z = likelihood.with_enumeration(model, read_log_z(stage.model_folder()))
     effort = likelihood.Effort(**settings.model_dump(exclude={"images"}))
     key = Key(stage.params.seed, f"evaluate/{stage.model}")
-    v = torch.from_numpy(prepared.splits["test"].binary[: settings.images]).float()
+    levels = levels_of(model)
+    v = torch.from_numpy(images.of_levels(prepared, "test", levels)[: settings.images]).float()
     with progress.bar(stage.name) as report:
         routes = likelihood.routes(model, v, key.child("test"), log_z, effort, report)
-    rows = [_row("log_likelihood", route.name, route.mean()) for route in routes]
+    rows = [_row(route.quantity, route.name, route.mean()) for route in routes]
     rows += [_row("log_z", name, estimate) for name, estimate in log_z.items()]
-    if target is not None:
+    if target is not None and levels == 2:
         with progress.bar(f"{stage.name}, known distribution") as report:
             rows += _against_truth(model, target, key.child("target"), log_z, effort, report)
     with new_file(out / f"{stage.model}.npz") as path:
@@ -41,12 +46,7 @@ def work(stage: Stage) -> None:
             path,
             **{route.name or "log_likelihood": route.values for route in routes if route.values is not None},
         )
-    data = {
-        "name": prepared.name,
-        "binarisation": prepared.binarisation,
-        "shape": prepared.shape,
-        "split": "test",
-    }
+    data = images.describe(prepared, "binary" if levels == 2 else "grey") | {"split": "test"}
     write_json(out / f"{stage.model}.json", {"model": stage.model, "data": data, "rows": rows})
     for row in rows:
         if row["value"] is not None:

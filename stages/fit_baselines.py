@@ -3,6 +3,8 @@
 from math import prod
 from typing import Any
 
+import torch
+
 from genmodels import registry
 from genmodels.artifacts import save_model
 from genmodels.data import images
@@ -16,6 +18,7 @@ from pipelines.training import Row, train, write_curve
 
 LEARNER = {
     "independent": "closed_form",
+    "independent_levels": "closed_form",
     "gaussian": "closed_form",
     "gaussian_mixture": "expectation_maximisation",
     "bernoulli_mixture": "expectation_maximisation",
@@ -37,7 +40,8 @@ def work(stage: Stage) -> None:
         rows += [{"components": float(size)} | row for row in curves] if isinstance(sizes, list) else curves
     chosen = next(iter(models))
     if len(models) > 1:
-        v = images.batch(prepared.splits["validation"], "binary", "binary")
+        levels = images.describe(prepared, settings["track"])["levels"]
+        v = torch.from_numpy(images.of_levels(prepared, "validation", levels)).float()
         chosen, scores = selection.likeliest(models, v)
         rows = [row | {"validation": scores[int(row["components"])].mean} for row in rows]
     data = images.describe(prepared, settings["track"])
@@ -63,7 +67,9 @@ def _fit(
     stage: Stage, settings: dict[str, Any], prepared: images.Images, start: int
 ) -> tuple[Any, list[Row]]:
     learner = registry.build(LEARNERS, LEARNER[settings["model"]], settings)
-    model = registry.build(MODELS, settings["model"], settings | {"n_sites": prod(prepared.shape)})
+    levels = images.describe(prepared, settings["track"])["levels"]
+    sizes = {"n_sites": prod(prepared.shape), "levels": levels}
+    model = registry.build(MODELS, settings["model"], settings | sizes)
     batch = images.batch(prepared.splits["train"], settings["track"], model.domain)
     key = Key(stage.params.seed, f"fit_baselines/{stage.model}", shard=start)
     name = f"{settings['components']}-start-{start}" if "restarts" in settings else "fit"

@@ -14,10 +14,11 @@ from genmodels.data import images
 from genmodels.estimate import Estimate, joint_z_score
 from pipelines.stage import Stage, main
 from stages.page import figures
-from stages.page.names import title
+from stages.page.names import TRACKS, title
 
 Row = dict[str, Any]
 DIVERGENCES = {"kl": "D(P‖q)", "reverse_kl": "D(q‖P)", "mass_on_support": "q(supp P)"}
+RECOGNISED = {"recognised": "shows the class asked for", "classifier": "the classifier on real images"}
 _SHOWN = 14
 
 
@@ -25,20 +26,34 @@ def work(stage: Stage) -> None:
     """Write out/<pipeline>/report: table.json, report.html and the PNGs in it."""
     out = stage.out / "report"
     results = [read_json(stage.out / "evaluate" / f"{model}.json") for model in stage.models()]
-    rows: list[Row] = [{"model": result["model"]} | row for result in results for row in result["rows"]]
-    figures.likelihood(rows, out / "likelihood.png")
+    looked_at = [read_json(path) for path in sorted((stage.out / "recognise").glob("*.json"))]
+    rows: list[Row] = [
+        {"model": result["model"]} | row for result in results + looked_at for row in result["rows"]
+    ]
+    tracks = tracks_of(rows)
+    figures.likelihood(tracks, out / "likelihood.png")
     prepared = images.load(stage.out / "prepare" / "images")
-    figures.samples(_pictures(stage, prepared), prepared.shape, out / "samples.png")
+    levels = {result["model"]: result["data"]["levels"] for result in results}
+    figures.samples(_pictures(stage, prepared, levels), prepared.shape, out / "samples.png")
     figures.curves(_curves(stage), out / "curves.png")
     chains = {path.stem: read_json(path) for path in sorted((stage.out / "estimate_log_z").glob("*.json"))}
-    paths = {model: _log_z(model, rows, methods) for model, methods in chains.items()}
-    figures.log_z(paths, out / "log_z.png")
-    write_json(out / "table.json", {"data": results[0]["data"], "rows": rows})
+    if chains:
+        paths = {model: _log_z(model, rows, methods) for model, methods in chains.items()}
+        figures.log_z(paths, out / "log_z.png")
+    described = {"name": prepared.name, "shape": prepared.shape, "levels": prepared.levels}
+    data = described | {"binarisation": prepared.binarisation, "split": "test"}
+    write_json(out / "table.json", {"data": data, "rows": rows})
     with new_file(out / "report.html") as path:
-        path.write_text(_page(stage, results[0]["data"], rows))
+        path.write_text(_page(stage, data, rows, tracks))
     for picture in sorted(out.glob("*.png")):
         stage.run.picture(picture)
     stage.run.file(out / "report.html", "report")
+
+
+def tracks_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the likelihoods by their quantity, of binary images and of grey ones, where there are any."""
+    found = {name: [row for row in rows if row["name"].partition(".")[0] == name] for name in TRACKS}
+    return {name: mine for name, mine in found.items() if mine}
 
 
 def _log_z(model: str, rows: Sequence[Row], methods: Mapping[str, Any]) -> figures.LogZ:
@@ -51,13 +66,16 @@ def _log_z(model: str, rows: Sequence[Row], methods: Mapping[str, Any]) -> figur
     return figures.LogZ(mine, known)
 
 
-def _pictures(stage: Stage, prepared: images.Images) -> list[tuple[str, np.ndarray]]:
+def _pictures(
+    stage: Stage, prepared: images.Images, levels: Mapping[str, int]
+) -> list[tuple[str, np.ndarray]]:
     test = prepared.splits["test"]
-    grey = test.grey[:_SHOWN] / max(1, prepared.levels - 1)
-    lines = [("held-out, grey", grey), ("held-out, binary", test.binary[:_SHOWN].astype(np.float64))]
+    lines = [("held-out, grey", test.grey[:_SHOWN] / max(1, prepared.levels - 1))]
+    if 2 in levels.values():
+        lines.append(("held-out, binary", test.binary[:_SHOWN].astype(np.float64)))
     for model in stage.models():
         with np.load(stage.out / "sample" / f"{model}.npz") as drawn:
-            lines.append((title(model), drawn["pixels"][:_SHOWN]))
+            lines.append((title(model), drawn["pixels"][:_SHOWN] / (levels[model] - 1)))
             if "means" in drawn:
                 lines.append((f"{title(model)}, probabilities", drawn["means"][:_SHOWN]))
     return lines
@@ -68,7 +86,9 @@ def _curves(stage: Stage) -> dict[str, Path]:
     return {model: path for model, path in files.items() if len(path.read_text().splitlines()) > 2}
 
 
-def _page(stage: Stage, data: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def _page(
+    stage: Stage, data: Mapping[str, Any], rows: Sequence[Row], tracks: Mapping[str, Sequence[Row]]
+) -> str:
     statistics = read_json(stage.out / "prepare" / "statistics.json")
     report = stage.out / "report"
     shown = {name: report / f"{name}.png" for name in ("likelihood", "samples", "curves", "log_z")}
@@ -80,14 +100,15 @@ def _page(stage: Stage, data: Mapping[str, Any], rows: Sequence[Row]) -> str:
     ).get_template("page.html")
     return template.render(
         data={
-            "name": data["name"], "binarisation": data["binarisation"],
+            "name": data["name"], "binarisation": data["binarisation"], "levels": data["levels"],
             "height": data["shape"][0], "width": data["shape"][1], "n_images": rows[0]["n"],
             **{f"n_{name}": count for name, count in statistics["n"].items()},
         },
-        likelihoods=[_cells(row) for row in rows if row["name"].startswith("log_likelihood")],
+        tracks=[(name, TRACKS[name], [_cells(row) for row in mine]) for name, mine in tracks.items()],
         divergences=[_cells(row) for row in rows if row["name"].split(".")[0] in DIVERGENCES],
         log_z=[_cells(row) for row in rows if row["name"].startswith("log_z")],
         agreement=_agreement(rows),
+        recognised=[_cells(row) for row in rows if row["name"].split(".")[0] in RECOGNISED],
         pictures={name: _embedded(path) for name, path in shown.items() if path.exists()},
         grids=[(title(model), _embedded(stage.out / "sample" / f"{model}.png")) for model in stage.models()],
     )  # fmt: skip
@@ -96,10 +117,10 @@ def _page(stage: Stage, data: Mapping[str, Any], rows: Sequence[Row]) -> str:
 def _cells(row: Row) -> dict[str, Any]:
     quantity, _, route = row["name"].partition(".")
     words = route.replace("_", " ")
-    further = bool(route) and quantity == "log_likelihood"
+    further = bool(route) and quantity in TRACKS
     return {
         "title": title(row["model"]) + (f", {words}" if further else ""),
-        "quantity": f"{DIVERGENCES.get(quantity, '')} {words}".strip(),
+        "quantity": f"{(DIVERGENCES | RECOGNISED).get(quantity, '')} {words}".strip(),
         "further": further,
         "value": "not determined" if row["value"] is None else f"{row['value']:.3f}",
         "stderr_images": _error(row["stderr_images"]),

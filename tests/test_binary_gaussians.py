@@ -66,15 +66,15 @@ def by_hand(model: GaussianMixture, v: Tensor) -> np.ndarray:
 def test_sequential_conditionals_are_ratios_of_densities(n_components: int) -> None:
     model, v = mixture(6, n_components), images(6)[::5]
     expected = by_hand(model, v)
-    assert np.allclose(sequential.log_prob_binary(model, v), expected, atol=1e-10)
-    assert not np.allclose(sequential.log_prob_binary(model, 1.0 - v), expected, atol=0.1)
+    assert np.allclose(sequential.log_prob(model, v), expected, atol=1e-10)
+    assert not np.allclose(sequential.log_prob(model, 1.0 - v), expected, atol=0.1)
     model.covariances.mul_(1.1)
-    assert not np.allclose(sequential.log_prob_binary(model, v), expected, atol=0.01)
+    assert not np.allclose(sequential.log_prob(model, v), expected, atol=0.01)
 
 
 @pytest.mark.parametrize("model", [one(6), mixture(6, 1), mixture(6, 4)])
 def test_sequential_probabilities_sum_to_1(model: Gaussian | GaussianMixture) -> None:
-    assert float(sequential.log_prob_binary(model, images(6)).exp().sum()) == pytest.approx(1.0, abs=1e-12)
+    assert float(sequential.log_prob(model, images(6)).exp().sum()) == pytest.approx(1.0, abs=1e-12)
     density = model.log_prob(images(6)).exp().sum()
     assert float(density) != pytest.approx(1.0, abs=0.01)  # the density itself does not
 
@@ -86,15 +86,15 @@ def test_sequential_is_the_mixture_of_its_components() -> None:
         alone = Gaussian(6)
         alone.mean.copy_(model.means[k])
         alone.covariance.copy_(model.covariances[k])
-        parts += weight * sequential.log_prob_binary(alone, v).exp()
-    assert torch.allclose(sequential.log_prob_binary(model, v).exp(), parts, atol=1e-12)
+        parts += weight * sequential.log_prob(alone, v).exp()
+    assert torch.allclose(sequential.log_prob(model, v).exp(), parts, atol=1e-12)
 
 
 def test_sequential_samples_follow_their_probabilities() -> None:
     n, model = 40_000, mixture(4, 3)
-    v = sequential.sample_binary(model, n, KEY.child("sample").torch())
+    v = sequential.sample(model, n, KEY.child("sample").torch())
     counts = torch.bincount((v @ torch.tensor([8.0, 4.0, 2.0, 1.0])).long(), minlength=16)
-    expected = n * sequential.log_prob_binary(model, images(4)).exp()
+    expected = n * sequential.log_prob(model, images(4)).exp()
     assert set(v.unique().tolist()) == {0.0, 1.0}
     assert abs(float(((counts - expected) ** 2 / expected).sum()) - 15.0) < 4.0 * math.sqrt(30.0)
     # The Gaussian's samples cut at ½ are another distribution.

@@ -198,7 +198,7 @@ def test_held_out_images_choose_the_number_of_components() -> None:
 def test_gaussians_are_chosen_by_their_probabilities_of_binary_images() -> None:
     model, v = random_gaussians(2), (overlapping(20) > 0).double()
     found = selection.score(model, v)
-    assert found.mean == pytest.approx(float(sequential.log_prob_binary(model, v).mean()))
+    assert found.mean == pytest.approx(float(sequential.log_prob(model, v).mean()))
     assert found.mean != pytest.approx(float(model.log_prob(v).mean()), abs=0.01)
 
 

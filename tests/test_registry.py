@@ -41,6 +41,7 @@ N_PIXELS = 6  # 2 × 3: enumerable, and neither square nor a power of two
 # The smallest sensible arguments of each model, for images of N_PIXELS.
 SMALL: dict[str, dict[str, Any]] = {
     "independent": {"n_sites": N_PIXELS},
+    "independent_levels": {"n_sites": N_PIXELS, "levels": 3},
     "independent_gaussian": {"n_sites": N_PIXELS},
     "gaussian": {"n_sites": N_PIXELS},
     "gaussian_mixture": {"n_sites": N_PIXELS, "components": 2},
@@ -84,7 +85,7 @@ ENERGIES = {"ising", "boltzmann_machine", "rbm", "neural_energy"}
 DEEP = dict.fromkeys(("monte_carlo", "persistent_contrastive_divergence", "tempered"), ENERGIES | {"dbm"})
 # The models that a rule trains, if it is not for all energy models.
 TRAINED = DEEP | {
-    "closed_form": {"independent", "independent_gaussian", "gaussian"},
+    "closed_form": {"independent", "independent_levels", "independent_gaussian", "gaussian"},
     "expectation_maximisation": {"gaussian_mixture", "bernoulli_mixture"},
     "gradient": {"vae", "diffusion"},
 }

@@ -145,6 +145,24 @@ def batch(split: Split, track: Track, domain: Literal["spin", "binary", "grey"])
     return v.mul_(2).sub_(1) if domain == "spin" else v
 
 
+def of_levels(images: Images, split: str, levels: int) -> np.ndarray:
+    """Return the images of a split as a model of so many levels sees them: the binary ones for 2.
+
+    Returns:
+        uint8  # (image, site)
+
+    Raises:
+        InputError: the grey images have another number of levels.
+    """
+    if levels == 2:
+        return images.splits[split].binary
+    if levels != images.levels:
+        raise InputError(
+            f"{images.name}: images of {images.levels} levels where the model was trained on {levels}"
+        )
+    return images.splits[split].grey
+
+
 def describe(images: Images, track: Track) -> dict[str, Any]:
     """Return what a model's config.json says of its data: name, shape, levels, binarisation."""
     binary = track == "binary"

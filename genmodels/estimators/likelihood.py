@@ -1,4 +1,4 @@
-"""The likelihood of binary images under any model, by every route that the model offers."""
+"""The likelihood of images under any model, by every route that the model offers."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -25,10 +25,14 @@ from genmodels.protocols import (
     HasLogUnnormalisedBound,
     HasLogWeights,
     HasMeanField,
+    levels_of,
 )
 from genmodels.streams import Key
 
 ENUMERATION = "enumeration"
+BINARY = "log_likelihood"  # nats per image of black and white pixels: greater is better
+GREY = "bits_per_dimension"  # of pixels of more levels: smaller is better
+_BITS: dict[Kind, Kind] = {"lower": "upper", "upper": "lower"}
 Report = Callable[[int, int], None]
 
 
@@ -55,6 +59,8 @@ class Route(NamedTuple):
         kind: exact | lower | estimate | undetermined.
         method: How, in words that fit a table cell.
         reason: Why there are no values.
+        levels: K, of the images' pixels.
+        n_sites: D, pixels of an image.
     """
 
     name: str
@@ -64,18 +70,35 @@ class Route(NamedTuple):
     kind: Kind
     method: str
     reason: str = ""
+    levels: int = 2
+    n_sites: int = 0
+
+    @property
+    def quantity(self) -> str:
+        """Return the name of what `mean` is: numbers of different names never stand in one column."""
+        return BINARY if self.levels == 2 else GREY
 
     def mean(self) -> Estimate:
-        """Return the mean over images."""
+        """Return the mean over images: nats per image, or bits per dimension where levels are more than two.
+
+        −log q(x)/(D log 2) bits per dimension are a cost: a lower bound on the likelihood bounds them from
+        above. Nothing is subtracted for the width of a level: q is a probability, not a density.
+        """
+        bits = self.levels != 2
+        unit, method = ("nats per image", self.method)
+        if bits:
+            unit, method = "bits per dimension", f"{self.method}, {self.levels} levels"
         if self.values is None:
-            return undetermined(self.reason, unit="nats per image", n=0, method=self.method)
+            return undetermined(self.reason, unit=unit, n=0, method=method)
+        scale = -1.0 / (self.n_sites * math.log(2.0)) if bits else 1.0
         weights = np.full(len(self.values), 1.0 / len(self.values))
         return over_images(
-            self.values,
-            kind=self.kind,
-            method=self.method,
-            stderr_estimator=self.error(weights),
-            own_variance=self._own_variance(weights),
+            scale * self.values,
+            kind=_BITS.get(self.kind, self.kind) if bits else self.kind,
+            method=method,
+            stderr_estimator=abs(scale) * self.error(weights),
+            own_variance=scale**2 * self._own_variance(weights),
+            unit=unit,
         )
 
     def error(self, weights: np.ndarray) -> float:
@@ -96,7 +119,9 @@ def routes(
 ) -> list[Route]:
     """Return log q(v) by every route, the one that stands for the model first.
 
-    Gaussians: conditionals renormalised on {0, 1}, exact; and the bound by uniform dequantisation. Models
+    Images are those of the model's own levels: black and white where it says nothing of them.
+
+    Gaussians: conditionals renormalised on the levels, exact; and the bound by uniform dequantisation. Models
     with a tractable likelihood: exact. Energy models: with the exact log Z where the smaller side can be
     summed, and with each estimated one; deep ones by the mean-field bound, which with an estimated log Z is
     the estimate of a bound, and by its gap annealed for some images. VAE: the importance-weighted bound, and
@@ -104,28 +129,34 @@ def routes(
 
     Args:
         model: A Model.
-        v: Binary images  # (image, site) in {0, 1}
+        v: Images  # (image, site) in {0 … K − 1}, K = 2 for black and white
         key: The stream of what is random.
         log_z: For energy models, what `with_enumeration` returned, log Z by name of method.
         effort: Sizes of the random parts.
         progress: Called with images done and their total.
     """
-    effort = effort or Effort()
-    x = 2.0 * v - 1.0 if model.domain == "spin" else v
     with torch.no_grad():
-        if isinstance(model, HasComponents):
-            return list(_gaussian(model, v, key, effort))
-        if isinstance(model, HasLogProb):
-            return [Route("", model.log_prob(x).double().numpy(), None, 0.0, "exact", "closed form")]
-        if isinstance(model, HasLogUnnormalised):
-            unnormalised = model.log_unnormalised(x).double().numpy()
-            return list(_energy(unnormalised, log_z or {}))
-        if isinstance(model, HasLogUnnormalisedBound):
-            return list(_deep(model, x, log_z or {}, key, effort))
-        if isinstance(model, HasLogWeights):
-            return list(_autoencoder(model, x, key, effort, progress))
-        if isinstance(model, HasBoundTerms):
-            return list(_diffusion(model, x, key, effort, progress))
+        found = _routes(model, v, key, log_z or {}, effort or Effort(), progress)
+        return [route._replace(levels=levels_of(model), n_sites=v.shape[1]) for route in found]
+
+
+def _routes(
+    model: Any, v: Tensor, key: Key, log_z: Mapping[str, Estimate], effort: Effort, progress: Report | None
+) -> Iterator[Route]:
+    x = 2.0 * v - 1.0 if model.domain == "spin" else v
+    if isinstance(model, HasComponents):
+        return _gaussian(model, v, key, effort)
+    if isinstance(model, HasLogProb):
+        values = model.log_prob(x).double().numpy()
+        return iter([Route("", values, None, 0.0, "exact", "closed form")])
+    if isinstance(model, HasLogUnnormalised):
+        return _energy(model.log_unnormalised(x).double().numpy(), log_z)
+    if isinstance(model, HasLogUnnormalisedBound):
+        return _deep(model, x, log_z, key, effort)
+    if isinstance(model, HasLogWeights):
+        return _autoencoder(model, x, key, effort, progress)
+    if isinstance(model, HasBoundTerms):
+        return _diffusion(model, x, key, effort, progress)
     raise TypeError(f"{type(model).__name__} offers no likelihood and no bound on it")
 
 
@@ -136,8 +167,9 @@ def with_enumeration(model: Any, log_z: Mapping[str, Estimate]) -> dict[str, Est
 
 
 def _gaussian(model: HasComponents, v: Tensor, key: Key, effort: Effort) -> Iterator[Route]:
-    values = sequential.log_prob_binary(model, v).numpy()
-    yield Route("", values, None, 0.0, "exact", "conditionals on {0, 1}")
+    values = sequential.log_prob(model, v).numpy()
+    how = "conditionals on {0, 1}" if levels_of(model) == 2 else "conditionals on the levels"
+    yield Route("", values, None, 0.0, "exact", how)
     generator = key.child("dequantise").torch()
     bounds, variances = dequantised.bound(model, v, generator, effort.dequantisation_samples)
     yield Route("dequantised", bounds.numpy(), variances.numpy(), 0.0, "lower", "uniform dequantisation")

@@ -19,13 +19,13 @@ class Score(NamedTuple):
 
 
 def score(model: Any, v: Tensor) -> Score:
-    """Return the mean of log q(v) of binary images, of Gaussians by their sequential conditionals.
+    """Return the mean of log q(v), of Gaussians by their sequential conditionals.
 
     Args:
         model: With log_prob, or with Gaussian components.
-        v: Binary images  # (image, site)
+        v: Images in the model's levels  # (image, site)
     """
-    log_q = sequential.log_prob_binary(model, v) if isinstance(model, HasComponents) else model.log_prob(v)
+    log_q = sequential.log_prob(model, v) if isinstance(model, HasComponents) else model.log_prob(v)
     return Score(float(log_q.mean()), float(log_q.std() / len(v) ** 0.5))
 
 
@@ -36,7 +36,7 @@ def likeliest(models: Mapping[T, Any], v: Tensor) -> tuple[T, dict[T, Score]]:
 
     Args:
         models: By name, as by number of components.
-        v: Binary images that no model was trained on  # (image, site)
+        v: Images in the models' levels that no model was trained on  # (image, site)
     """
     scores = {name: score(model, v) for name, model in models.items()}
     return max(scores, key=lambda name: scores[name].mean), scores

@@ -10,23 +10,28 @@ from torch import Tensor
 
 from genmodels.errors import InputError
 from genmodels.learners import covariance
+from genmodels.protocols import levels_of
 from genmodels.streams import Key
 
 if TYPE_CHECKING:
     from genmodels.models.gaussian import Gaussian
     from genmodels.models.independent import Independent
     from genmodels.models.independent_gaussian import IndependentGaussian
+    from genmodels.models.independent_levels import IndependentLevels
+
+    Closed = Independent | IndependentLevels | IndependentGaussian | Gaussian
 
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """Fits Independent, IndependentGaussian and Gaussian in one step, which has to see all the data.
+    """Fits independent pixels and one Gaussian in one step, which has to see all the data.
 
-    Independent: p_i = (Σ v_i + a) / (n + 2a). Gaussian: the data's mean and covariance (divided by n), its
-    eigenvalues raised to the floor, without covariances its variances; the metric `n_floored` says how many.
+    Pixels of K levels, two or more: p_i(u) = (#{x_i = u} + a) / (n + K a). Gaussian: the data's mean and
+    covariance (divided by n), its eigenvalues raised to the floor, without covariances its variances; the
+    metric `n_floored` says how many.
 
     Attributes:
-        pseudo_count: a > 0, imagined images with v_i = 1 and as many with v_i = 0.
+        pseudo_count: a > 0, imagined images at every level of a pixel.
         eigenvalue_floor: Smallest eigenvalue of a covariance, in squared grey levels.
 
     Raises:
@@ -42,7 +47,7 @@ class ClosedForm:
             if not (value := getattr(self, name)) > 0:
                 raise InputError(f"{name}: {value} gives log 0 at constant pixels, make it positive")
 
-    def init(self, model: Independent | IndependentGaussian | Gaussian) -> None:
+    def init(self, model: Closed) -> None:
         """Return no state: there is none."""
         return
 
@@ -54,6 +59,11 @@ class ClosedForm:
         n_sites = x.shape[1]
         if shapes == {"probabilities": (n_sites,)}:
             model.probabilities.copy_((x.sum(0) + self.pseudo_count) / (len(x) + 2.0 * self.pseudo_count))
+        elif shapes == {"probabilities": (n_sites, levels_of(model))}:
+            counts = torch.stack([(x == u).sum(0) for u in range(model.levels)], 1)
+            model.probabilities.copy_(
+                (counts + self.pseudo_count) / (len(x) + model.levels * self.pseudo_count)
+            )
         elif shapes == {"mean": (n_sites,), "variance": (n_sites,)}:
             variance = x.var(0, correction=0)
             model.mean.copy_(x.mean(0))

@@ -2,6 +2,7 @@
 
 MODELS = {
     "independent": "genmodels.models.independent:Independent",
+    "independent_levels": "genmodels.models.independent_levels:IndependentLevels",
     "independent_gaussian": "genmodels.models.independent_gaussian:IndependentGaussian",
     "gaussian": "genmodels.models.gaussian:Gaussian",
     "gaussian_mixture": "genmodels.models.gaussian_mixture:GaussianMixture",

@@ -10,17 +10,20 @@ from genmodels.protocols import Domain
 
 
 class GaussianMixture(nn.Module):
-    """q(x) = Σ_k c_k N(x; μ_k, Σ_k), a density over real x, in float64."""
+    """q(x) = Σ_k c_k N(x; μ_k, Σ_k), a density over real x, in float64.
+
+    `levels` is that of the images which it is fitted to, for those who make probabilities of the density.
+    """
 
     domain: Domain = "grey"
     weights: Tensor
     means: Tensor
     covariances: Tensor
 
-    def __init__(self, n_sites: int, components: int) -> None:
+    def __init__(self, n_sites: int, components: int, levels: int = 2) -> None:
         """Start with equal weights, means of 0 and unit covariances."""
         super().__init__()
-        self.n_sites, self.n_components = n_sites, components
+        self.n_sites, self.n_components, self.levels = n_sites, components, levels
         self.register_buffer("weights", torch.full((components,), 1.0 / components, dtype=torch.float64))
         self.register_buffer("means", torch.zeros(components, n_sites, dtype=torch.float64))
         identity = torch.eye(n_sites, dtype=torch.float64)
@@ -28,7 +31,7 @@ class GaussianMixture(nn.Module):
 
     def args(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {"n_sites": self.n_sites, "components": self.n_components}
+        return {"n_sites": self.n_sites, "components": self.n_components, "levels": self.levels}
 
     def components(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return weights (component,), means (component, site), covariances (component, site, site)."""

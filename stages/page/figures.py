@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from genmodels.artifacts import new_file
-from stages.page.names import title
+from stages.page.names import TRACKS, title
 
 MARKERS = {"exact": "o", "estimate": "s", "lower": ">", "upper": "<"}
 COLOURS = {"exact": "#1b6ca8", "estimate": "#b5651d", "lower": "#2e7d32", "upper": "#8e24aa"}
@@ -29,15 +29,24 @@ def save(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
-def likelihood(rows: Sequence[Row], path: Path) -> None:
-    """Draw every log-likelihood with its error; the marker tells the kind, small ones are further routes."""
-    figure, axes = plt.subplots(figsize=(8, 4.2))
+def likelihood(tracks: Mapping[str, Sequence[Row]], path: Path) -> None:
+    """Draw every likelihood with its error, a panel a track of `TRACKS`: binary and grey share no axis.
+
+    The marker tells the kind, small ones are further routes.
+    """
+    figure, panels = plt.subplots(len(tracks), 1, figsize=(8, 4.2 * len(tracks)), squeeze=False)
+    for (quantity, rows), axes in zip(tracks.items(), panels[:, 0], strict=True):
+        _likelihoods(axes, [row for row in rows if row["value"] is not None])
+        axes.set_xlabel(TRACKS[quantity].axis)
+    figure.tight_layout()
+    save(figure, path)
+
+
+def _likelihoods(axes: Axes, rows: Sequence[Row]) -> None:
     models = list(dict.fromkeys(row["model"] for row in rows))
     seen: set[str] = set()
     for row in rows:
-        if row["value"] is None or not row["name"].startswith("log_likelihood"):
-            continue
-        main, kind = row["name"] == "log_likelihood", row["kind"]
+        main, kind = "." not in row["name"], row["kind"]
         y = len(models) - 1 - models.index(row["model"]) - (0.0 if main else 0.28)
         axes.errorbar(
             row["value"], y, xerr=row["stderr"], fmt=MARKERS[kind], color=COLOURS[kind], capsize=2,
@@ -45,10 +54,8 @@ def likelihood(rows: Sequence[Row], path: Path) -> None:
         )  # fmt: skip
         seen.add(kind)
     axes.set_yticks(range(len(models)), [title(model) for model in reversed(models)])
-    axes.set_xlabel("held-out log-likelihood, nats per image (right is better; ▸ at least this good)")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="lower left")
-    save(figure, path)
+    axes.legend(loc="best")
 
 
 def samples(
