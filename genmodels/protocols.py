@@ -298,7 +298,7 @@ class HasLogWeights(Protocol):
 class HasBoundTerms(Protocol):
     """A diffusion model: its bound is the sum of three costs."""
 
-    T: int
+    T: int | None  # noise levels; None in continuous time
 
     def bound_terms(self, x: Tensor, generator: torch.Generator, n_times: int = 1) -> Sequence[Tensor]:
         """Return draws of reconstruction, prior and matching  # (image, site) -> (image,) each, nats."""

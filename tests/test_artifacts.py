@@ -214,7 +214,7 @@ def test_a_damaged_folder_is_refused_in_one_line(
         ({"args": {"n_visible": "4", "n_hidden": 3}}, "no model 'rbm'"),
         ({"args": [4, 3]}, "args is a list, expected dict"),
         ({"model": "independent", "args": {"n_sites": 4}}, "probabilities"),
-        ({"model": "diffusion", "args": {"shape": [4, 4, 3]}}, "[4, 4, 3]"),
+        ({"model": "diffusion", "args": {"shape": [4]}}, "[4] is not height"),
         ({"model": "vae", "args": {"shape": 4, "latent": 2, "hidden": 3}}, "no model 'vae'"),
         ({"sha256": {}}, "SHA-256"),
         ({"sha256": None}, "sha256 is a NoneType"),

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from genmodels.learners.fit import Shuffled, Whole, fit
 from genmodels.learners.gradient import Gradient
 from genmodels.models.diffusion import BoundTerms, Diffusion
 from genmodels.networks.noise import Noise
+from genmodels.networks.schedules import Linear
 from genmodels.networks.unet import UNet
-from genmodels.streams import Key
+from genmodels.streams import Key, Streams
 
 STATES = (torch.arange(16)[:, None] >> torch.arange(4) & 1).double()  # 2×2 pixels
 WEIGHTS = torch.tensor([9.0, 1, 2, 1, 1, 7, 1, 3, 1, 2, 12, 1, 5, 1, 1, 4]).double()
@@ -27,14 +29,14 @@ class Exact(Diffusion):
     """The optimal denoiser of P over 2×2 pixels: x̂ is the posterior mean, by enumeration."""
 
     def own(self, z: Tensor, t: Tensor) -> Tensor:
-        return (torch.exp(-self.noise.gamma[t - 1]) / self.noise.alpha_bar(t).sqrt())[:, None] * z
+        return (torch.exp(-self.noise.at(t)) / torch.sigmoid(-self.noise.at(t)).sqrt())[:, None] * z
 
     def posterior_logits(self, z: Tensor, t: Tensor) -> Tensor:
         # p(z|x) ∝ exp(Σ v_i own_i), up to a factor that does not depend on x
         posterior = torch.softmax(LOG_P + self.own(z, t) @ STATES.T, 1)
         return (torch.log(posterior @ STATES) - torch.log(posterior @ (1.0 - STATES))).to(z.dtype)
 
-    def network(self, z: Tensor, t: Tensor) -> Tensor:
+    def network(self, z: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.posterior_logits(z, t) - self.own(z, t).to(z.dtype)
 
 
@@ -68,11 +70,11 @@ def gap(model: Exact, copies: int = 60) -> tuple[float, float]:
 
 
 def test_the_schedule() -> None:
-    noise, t = Noise(50, -5.0, 7.0), torch.arange(1, 51)
-    alpha_bar = noise.alpha_bar(t)
-    assert noise.gamma[[0, -1]].tolist() == [-5.0, 7.0]
+    noise, t = Noise(50, Linear(-5.0, 7.0)), torch.arange(1, 51)
+    alpha_bar = torch.sigmoid(-noise.at(t))
+    assert noise.table()[[0, -1]].tolist() == [-5.0, 7.0]
     assert bool((alpha_bar.diff() < 0).all())
-    torch.testing.assert_close(torch.log((1 - alpha_bar) / alpha_bar), noise.gamma)
+    torch.testing.assert_close(torch.log((1 - alpha_bar) / alpha_bar), noise.table())
     snr = alpha_bar / (1.0 - alpha_bar)
     torch.testing.assert_close(noise.weight(t[1:]), 0.5 * (snr[:-1] - snr[1:]))
     signal, spread = noise.scales(t, alpha_bar)
@@ -82,9 +84,9 @@ def test_the_schedule() -> None:
 
 
 def test_the_prior_term_is_a_divergence_between_normals() -> None:
-    noise = Noise(50, -5.0, 1.5)
+    noise = Noise(50, Linear(-5.0, 1.5))
     x = torch.tensor([[0.5, -0.5, 0.25], [0.1, 0.2, 0.3]]).double()
-    last = noise.alpha_bar(torch.tensor(50))
+    last = torch.sigmoid(-noise.at(torch.tensor(50)))
     encoder = torch.distributions.Normal(last.sqrt() * x, (1.0 - last).sqrt())
     prior = torch.distributions.Normal(torch.zeros(()).double(), torch.ones(()).double())
     expected = torch.distributions.kl_divergence(encoder, prior).sum(1)
@@ -93,9 +95,9 @@ def test_the_prior_term_is_a_divergence_between_normals() -> None:
 
 @pytest.mark.parametrize(("t", "s"), [(30, 29), (50, 12), (2, 1)])
 def test_a_step_down_is_the_posterior_and_a_matching_term_its_divergence(t: int, s: int) -> None:
-    noise, generator = Noise(50, -5.0, 7.0), Key(2, "step").torch()
+    noise, generator = Noise(50, Linear(-5.0, 7.0)), Key(2, "step").torch()
     z, x, eps = (torch.randn(4, 3, generator=generator, dtype=torch.float64) for _ in range(3))
-    later, earlier = noise.alpha_bar(torch.tensor(t)), noise.alpha_bar(torch.tensor(s))
+    later, earlier = torch.sigmoid(-noise.at(torch.tensor([t, s])))
     alpha = later / earlier
     mean = (alpha.sqrt() * (1 - earlier) * z + earlier.sqrt() * (1 - alpha) * x) / (1 - later)
     variance = (1 - alpha) * (1 - earlier) / (1 - later)
@@ -113,12 +115,12 @@ def test_a_step_down_is_the_posterior_and_a_matching_term_its_divergence(t: int,
         torch.testing.assert_close(divergence, expected)
         # The same in terms of the noise: ½(e^{γ_t − γ_s} − 1)‖ε − ε̂‖².
         eps_guess = (z - later.sqrt() * guess) / (1 - later).sqrt()
-        factor = 0.5 * torch.expm1(noise.gamma[t - 1] - noise.gamma[s - 1])
+        factor = 0.5 * torch.expm1(noise.at(torch.tensor(t)) - noise.at(torch.tensor(s)))
         torch.testing.assert_close(divergence, factor * (eps_hat - eps_guess).square().sum(1))
 
 
 def test_levels_are_drawn_evenly_whatever_the_strata() -> None:
-    noise, n = Noise(21, -5.0, 7.0), 6000
+    noise, n = Noise(21, Linear(-5.0, 7.0)), 6000
     for n_times in (1, 7, 20):
         seen: list[Tensor] = []
 
@@ -127,7 +129,7 @@ def test_levels_are_drawn_evenly_whatever_the_strata() -> None:
             return torch.zeros_like(z)
 
         noise.matching(torch.zeros(n, 1), spy, Key(3, "levels").torch(), n_times)
-        counts = torch.bincount(seen[0], minlength=22)
+        counts = torch.bincount(seen[0].long(), minlength=22)
         assert int(counts[:2].sum()) == 0
         expected = n * n_times / 20
         assert bool(((counts[2:] - expected).abs() < 4.0 * math.sqrt(expected)).all())
@@ -137,7 +139,7 @@ def test_the_gap_of_independent_pixels_is_one_over_the_number_of_levels() -> Non
     bias = torch.tensor([0.7, -1.2, 2.0]).double()
 
     class Independent(Diffusion):
-        def network(self, z: Tensor, t: Tensor) -> Tensor:
+        def network(self, z: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
             return bias.expand_as(z)
 
     x = torch.bernoulli(torch.sigmoid(bias).expand(4000, 3), generator=Key(4, "x").torch())
@@ -182,8 +184,8 @@ def test_the_bound_sums_to_less_than_one_and_without_the_prior_to_more(kind: typ
 class Tilted(Exact):
     """Its log-odds are off by a little."""
 
-    def network(self, z: Tensor, t: Tensor) -> Tensor:
-        return super().network(z, t) + torch.tensor([0.3, 0.0, -0.3, 0.0]).to(z.dtype)
+    def network(self, z: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        return super().network(z, t, labels) + torch.tensor([0.3, 0.0, -0.3, 0.0]).to(z.dtype)
 
 
 def test_the_loss_is_least_for_the_posterior_and_then_its_weighted_entropy() -> None:
@@ -200,17 +202,24 @@ def test_the_loss_is_least_for_the_posterior_and_then_its_weighted_entropy() -> 
         eps = torch.randn(len(i), 4, generator=generator, dtype=torch.float64)
         p = torch.sigmoid(model.posterior_logits(model.noise.add(STATES[i] - 0.5, t, eps), t))
         entropy = -(torch.xlogy(p, p) + torch.xlogy(1.0 - p, 1.0 - p)).mean(1)
-        entropies.append((torch.exp(-model.noise.gamma[t - 1]).clamp(max=1.0) * entropy).mean())
+        entropies.append((torch.exp(-model.noise.at(t)).clamp(max=1.0) * entropy).mean())
     expected = torch.stack(entropies)
     error = math.hypot(float(losses.std()), float(expected.std())) / math.sqrt(rounds)
     assert abs(float(losses.mean() - expected.mean())) < 3.0 * error
     assert error < 0.01 * float(expected.mean())
 
 
+class HalfTheDrift(Exact):
+    """Moves half as far."""
+
+    def drift(self, z: Tensor, gamma: float, *rest: Any) -> Tensor:
+        return 0.5 * super().drift(z, gamma, *rest)
+
+
 class ForgetsTheNoise(Noise):
     """Steps to x̂ with fresh noise only, which is not the posterior."""
 
-    def step_down(self, z: Tensor, x: Tensor, t: int, s: int, eps: Tensor, eta: float = 1.0) -> Tensor:
+    def step_down(self, z: Tensor, x: Tensor, t: float, s: float, eps: Tensor, eta: float = 1.0) -> Tensor:
         signal, spread = self.scales(torch.full((len(z),), s), z)
         return signal * x + 0.7 * spread * eps
 
@@ -221,14 +230,14 @@ def chi_square(pictures: Tensor) -> float:
     return float((((counts - expected).square() / expected).sum() - 15.0) / math.sqrt(30.0))
 
 
-@pytest.mark.parametrize("eta", [1.0, 0.0])
-def test_sampling_with_the_exact_denoiser_reproduces_the_distribution(eta: float) -> None:
-    model, n = exact(Exact, 200, -6.0, 10.0), 5000
-    assert abs(chi_square(model.sample(n, Key(8, "sample").torch(), 200, eta))) < 3.5
-    shuffled = model.sample(n, Key(8, "sample").torch(), 200, eta)[:, [1, 0, 2, 3]]
-    assert chi_square(shuffled) > 30.0
-    model.noise.__class__ = ForgetsTheNoise
-    assert chi_square(model.sample(n, Key(8, "sample").torch(), 200, eta)) > 10.0
+@pytest.mark.parametrize(("method", "n_steps"), [("ancestral", 200), ("ddim", 200), ("flow", 25)])
+def test_sampling_with_the_exact_denoiser_reproduces_the_distribution(method: str, n_steps: int) -> None:
+    model, wrong, n = exact(Exact, 200, -6.0, 10.0), exact(HalfTheDrift, 200, -6.0, 10.0), 5000
+    pictures = model.sample(n, Key(8, "sample").torch(), n_steps, method)
+    assert abs(chi_square(pictures)) < 3.5
+    assert chi_square(pictures[:, [1, 0, 2, 3]]) > 30.0
+    wrong.noise.__class__ = ForgetsTheNoise
+    assert chi_square(wrong.sample(n, Key(8, "sample").torch(), n_steps, method)) > 10.0
 
 
 def test_the_error_of_the_bound_is_its_spread_and_its_terms_add_up() -> None:
@@ -292,13 +301,13 @@ def test_any_size_trains_and_samples(shape: tuple[int, ...], channels: tuple[int
     steps = list(fit(model, Gradient(1e-3, 2), Whole(x), Key(12, "train"), 2))
     assert steps[-1].step == 2
     model.eval()
-    means = model.sample_means(3, Key(12, "sample").torch(), n_steps=4)
+    means = model.pictures(Streams(Key(12, "sample"), 3), n_steps=4)[1]
     assert means.shape == (3, n)
     assert bool(((means >= 0) & (means <= 1)).all())
     assert set(model.sample(3, Key(12, "sample").torch(), n_steps=4).unique().tolist()) <= {0.0, 1.0}
     again = Diffusion(**model.args())
     again.load_state_dict(model.state_dict())
-    assert torch.equal(again.eval().sample_means(3, Key(12, "sample").torch(), n_steps=4), means)
+    assert torch.equal(again.eval().pictures(Streams(Key(12, "sample"), 3), n_steps=4)[1], means)
 
 
 class Echo(nn.Module):
@@ -316,7 +325,7 @@ def test_padding_keeps_the_picture_in_its_place() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"shape": (8, 8, 3)}, "one channel"),
+        ({"shape": (8,)}, "height, width"),
         ({"shape": (8, 8), "T": 1}, "T: 1 noise levels"),
         ({"shape": (8, 8), "gamma_min": 3.0, "gamma_max": 3.0}, "gamma_min: 3.0"),
         ({"shape": (5, 3), "channels": (8, 8, 8)}, "give 1 to 2 entries"),

@@ -226,4 +226,5 @@ def _autoencoder(model: Any, x: Tensor, key: Key, effort: Effort, progress: Repo
 def _diffusion(model: Any, x: Tensor, key: Key, effort: Effort, progress: Report | None) -> Iterator[Route]:
     sizes = effort.noise_levels, effort.noise_repeats
     values, variances, _ = variational.bound(model, x, key.child("noise"), *sizes, progress)
-    yield Route("", values, variances, 0.0, "lower", f"variational bound, T = {model.T}")
+    time = "continuous time" if model.T is None else f"T = {model.T}"
+    yield Route("", values, variances, 0.0, "lower", f"variational bound, {time}")

@@ -1,0 +1,122 @@
+"""How the noise of a diffusion model rises with time: γ(s), s from 0 (least noise) to 1."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_PIECES = 32
+_LEAST_SHARE = 0.1  # of an equal one: a piece that no time falls on would never be looked at again
+
+
+class Linear(nn.Module):
+    """γ(s) = γ_min + (γ_max − γ_min) s: the signal-to-noise ratio falls by a constant factor a level."""
+
+    def __init__(self, gamma_min: float, gamma_max: float) -> None:
+        """Keep the ends."""
+        super().__init__()
+        self.first, self.width = gamma_min, gamma_max - gamma_min
+
+    def at(self, s: Tensor) -> Tensor:
+        """Return γ(s)  # float64."""
+        return self.first + self.width * s.double()
+
+    def slope(self, s: Tensor) -> Tensor:
+        """Return γ'(s)  # float64."""
+        return torch.full_like(s, self.width, dtype=torch.float64)
+
+    def time(self, gamma: Tensor) -> Tensor:
+        """Return the s at which γ(s) is `gamma`  # float64."""
+        return (gamma.double() - self.first) / self.width
+
+
+class Cosine(nn.Module):
+    """γ(s) = 2 log tan(πu/2), so that √ᾱ = cos(πu/2), u linear in s and cut to the ends γ_min and γ_max.
+
+    Nichol & Dhariwal 2021, eq. 17, without their offset: γ_min takes its part.
+    """
+
+    def __init__(self, gamma_min: float, gamma_max: float) -> None:
+        """Keep the ends."""
+        super().__init__()
+        self.first = 2.0 / math.pi * math.atan(math.exp(0.5 * gamma_min))
+        self.width = 2.0 / math.pi * math.atan(math.exp(0.5 * gamma_max)) - self.first
+
+    def at(self, s: Tensor) -> Tensor:
+        """Return γ(s)  # float64."""
+        return 2.0 * torch.log(torch.tan(0.5 * math.pi * (self.first + self.width * s.double())))
+
+    def slope(self, s: Tensor) -> Tensor:
+        """Return γ'(s) = 2π u'/sin(πu)  # float64."""
+        return 2.0 * math.pi * self.width / torch.sin(math.pi * (self.first + self.width * s.double()))
+
+    def time(self, gamma: Tensor) -> Tensor:
+        """Return the s at which γ(s) is `gamma`  # float64."""
+        u = 2.0 / math.pi * torch.atan(torch.exp(0.5 * gamma.double()))
+        return (u - self.first) / self.width
+
+
+class Learned(nn.Module):
+    """γ rises from a learned γ(0) to a learned γ(1) by straight pieces of equal height and learned duration.
+
+    The pieces' shares of the time, a softmax, are positive: γ is monotone whatever the parameters. In
+    continuous time a bound does not depend on them; they only decide how much its draws scatter. They then
+    get no gradient of the bound, but that of the scatter by `scatter`. Kingma et al. 2021, section 5 and
+    appendix I.2, with pieces in place of a monotone network.
+    """
+
+    def __init__(self, gamma_min: float, gamma_max: float, continuous: bool) -> None:
+        """Start as a straight line from γ_min to γ_max."""
+        super().__init__()
+        self.continuous = continuous
+        self.first = nn.Parameter(torch.tensor(gamma_min))
+        self.log_width = nn.Parameter(torch.tensor(math.log(gamma_max - gamma_min)))
+        self.durations = nn.Parameter(torch.zeros(_PIECES))
+
+    def shares(self) -> Tensor:
+        """Return the share of the time that each piece has  # (piece,), float64."""
+        least = _LEAST_SHARE / _PIECES
+        return least + (1.0 - _LEAST_SHARE) * torch.softmax(self.durations.double(), 0)
+
+    def _pieces(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return for each s its piece, how far along it is, and the piece's share of the time."""
+        shares = self.shares().detach() if self.continuous else self.shares()
+        ends = shares.cumsum(0)
+        piece = torch.searchsorted(ends.detach(), s.double().contiguous(), right=True).clamp(max=_PIECES - 1)
+        share = shares[piece]
+        return piece, (s.double() - (ends[piece] - share)) / share, share
+
+    def at(self, s: Tensor) -> Tensor:
+        """Return γ(s)  # float64."""
+        piece, along, _ = self._pieces(s)
+        return self.first.double() + self.log_width.double().exp() * (piece + along) / _PIECES
+
+    def slope(self, s: Tensor) -> Tensor:
+        """Return γ'(s)  # float64."""
+        _, _, share = self._pieces(s)
+        return self.log_width.double().exp() / (_PIECES * share)
+
+    def time(self, gamma: Tensor) -> Tensor:
+        """Return the s at which γ(s) is `gamma`  # float64."""
+        height = (gamma.double() - self.first.double()) / self.log_width.double().exp() * _PIECES
+        piece = height.long().clamp(0, _PIECES - 1)
+        shares = self.shares()
+        return (shares.cumsum(0) - shares)[piece] + shares[piece] * (height - piece)
+
+    def scatter(self, s: Tensor, costs: Tensor) -> Tensor:
+        """Return what has, by the shares, the gradient of log E[c²] of the bound's draws c at times s.
+
+        At a given γ a draw is inversely proportional to its piece's share π, and of the draws a share π are
+        there: E[c²] = Σ_k A_k/π_k has the gradient −E[c² ∇log π].
+
+        Args:
+            s: Times of the draws  # (draw,)
+            costs: The draws  # (draw,)
+        """
+        weights = costs.detach().double().square()
+        piece, _, _ = self._pieces(s)
+        return -(weights / weights.sum() * self.shares().log()[piece]).sum()
+
+
+SCHEDULES: dict[str, Any] = {"linear": Linear, "cosine": Cosine, "learned": Learned}
