@@ -25,6 +25,13 @@ class Contrasted(NamedTuple):
     means: dict[str, Tensor]  # of the data's units, by their bias
 
 
+class Labelled(NamedTuple):
+    """A batch of images of known classes."""
+
+    x: Tensor  # (image, site)
+    labels: Tensor  # (image,), int64
+
+
 @runtime_checkable
 class Model(Protocol):
     """What every model is: an nn.Module that can be written down as its arguments and its tensors."""
@@ -266,6 +273,28 @@ class HasElbo(Protocol):
 
 
 @runtime_checkable
+class HasLoss(Protocol):
+    """A model that learns by gradients of a loss of its own.
+
+    `loss` may name two arguments more and is then given them: `labels`, the class of each image, where
+    batches are Labelled (n_classes > 0), and `step`, how many steps have been taken, where the loss changes
+    with them. It draws with `streams.normal`, `uniform` and `stratified`, which know what part of a batch
+    x is.
+    """
+
+    def loss(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what to lower and figures to show, each a mean over the images  # (image, site)."""
+        ...
+
+
+@runtime_checkable
+class HasClasses(Protocol):
+    """A model of images of known classes 0 … n_classes − 1; without classes n_classes is 0."""
+
+    n_classes: int
+
+
+@runtime_checkable
 class HasSides(Protocol):
     """A bipartite energy model: given the visible units the hidden ones are independent, and the reverse."""
 
@@ -454,8 +483,11 @@ class Learner(Protocol[State]):
         """Return the state before the first step."""
         ...
 
-    def step(self, model: Any, state: State, batch: Tensor, key: Key) -> tuple[State, dict[str, float]]:
-        """Return the state after one step on `batch`, and its metrics; `key` is the step's own."""
+    def step(self, model: Any, state: State, batch: Any, key: Key) -> tuple[State, dict[str, float]]:
+        """Return the state after one step on `batch`, and its metrics; `key` is the step's own.
+
+        A batch is a Tensor  # (image, site), or Labelled for learners that know what to do with classes.
+        """
         ...
 
     def tensors(self, state: State) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Random streams: every shard of work has its own, named by (seed, purpose, shard, round)."""
 
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 _MT_WORDS = 624  # state words of MT19937, torch's CPU generator
 _MT_OFFSET = 24  # bytes before them in Generator.get_state(): seed, left, seeded, next
+G = TypeVar("G", bound=torch.Generator)
 
 
 class Key(NamedTuple):
@@ -46,13 +47,21 @@ class Key(NamedTuple):
         """Return a numpy generator (PCG64) at the start of this stream."""
         return np.random.Generator(np.random.PCG64(int.from_bytes(self.digest(), "little")))
 
+    def share(self, part: int, parts: int, device: torch.device | str = "cpu") -> "Share":
+        """Return a generator at the start of this stream, for one of the parts that a batch is cut into."""
+        share = Share(device)
+        share.part, share.parts = part, parts
+        return self._start(share)
+
     def torch(self, device: torch.device | str = "cpu") -> torch.Generator:
         """Return a torch generator at the start of this stream.
 
         On the CPU all words of the Mersenne Twister's state are filled: `manual_seed` keeps 32 bits
         of a seed only, so that among 10^5 streams two would be expected to be the same.
         """
-        generator = torch.Generator(device)
+        return self._start(torch.Generator(device))
+
+    def _start(self, generator: G) -> G:
         generator.manual_seed(self.counter())
         if generator.device.type == "cpu":
             state = generator.get_state()
@@ -63,6 +72,40 @@ class Key(NamedTuple):
             state[_MT_OFFSET : _MT_OFFSET + raw.numel()] = raw
             generator.set_state(state)
         return generator
+
+
+class Share(torch.Generator):
+    """A stream that all parts of a batch draw from: `normal` and the like give each its rows of the whole's.
+
+    So the noise of an image is the same, into however many micro-batches and processes its batch is cut.
+    """
+
+    part: int  # rows part, part + parts, …
+    parts: int
+
+
+def normal(generator: torch.Generator, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return standard normal numbers on the generator's device; a Share's rows of them  # (image, …)."""
+    return _rows(torch.randn, generator, shape, dtype)
+
+
+def uniform(generator: torch.Generator, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return uniform numbers in [0, 1) on the generator's device; a Share's rows of them  # (image, …)."""
+    return _rows(torch.rand, generator, shape, dtype)
+
+
+def stratified(generator: torch.Generator, n: int) -> Tensor:
+    """Return (i + u)/n for the images i of a batch, u ~ U[0, 1); a Share's of them  # (image,), float64."""
+    part, parts = (generator.part, generator.parts) if isinstance(generator, Share) else (0, 1)
+    offset = torch.rand((), generator=generator, device=generator.device, dtype=torch.float64)
+    return (torch.arange(part, n * parts, parts, device=generator.device) + offset) / (n * parts)
+
+
+def _rows(draw: Any, generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    part, parts = (generator.part, generator.parts) if isinstance(generator, Share) and shape else (0, 1)
+    whole = (shape[0] * parts, *shape[1:]) if shape else shape
+    numbers: Tensor = draw(whole, generator=generator, device=generator.device, dtype=dtype)
+    return numbers[part::parts] if parts > 1 else numbers
 
 
 class Streams:

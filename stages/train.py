@@ -10,12 +10,13 @@ from torch import Tensor
 from genmodels import registry
 from genmodels.artifacts import save_model
 from genmodels.data import images
+from genmodels.errors import InputError
 from genmodels.estimators.trajectory import Trajectory
 from genmodels.learners import LEARNERS
 from genmodels.learners.fit import Shuffled
 from genmodels.learners.monitor import Monitor
 from genmodels.models import MODELS
-from genmodels.protocols import HasElbo, HasStatistics
+from genmodels.protocols import HasClasses, HasElbo, HasStatistics
 from genmodels.streams import Key
 from pipelines.early_stopping import EarlyStopping
 from pipelines.pretraining import pretrain
@@ -31,7 +32,12 @@ def work(stage: Stage) -> None:
     settings = stage.settings("train")
     prepared = images.load(stage.out / "prepare" / "images")
     key = Key(stage.params.seed, f"train/{stage.model}")
-    sizes = {"shape": prepared.shape, "n_visible": prod(prepared.shape)}
+    sizes = {
+        "shape": prepared.shape,
+        "n_visible": prod(prepared.shape),
+        "levels": 2 if settings["track"] == "binary" else prepared.levels,
+        "n_classes": _n_classes(prepared) if settings.get("class_conditional") else 0,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(key.child("weights").counter())
         model = registry.build(MODELS, settings["model"], settings | sizes)
@@ -39,6 +45,8 @@ def work(stage: Stage) -> None:
         name: images.batch(prepared.splits[name], settings["track"], model.domain)
         for name in ("train", "validation")
     }
+    conditional = isinstance(model, HasClasses) and model.n_classes > 0
+    labels = torch.from_numpy(prepared.splits["train"].labels) if conditional else None
     if "pretraining" in settings:
         pretrain(stage, model, splits["train"], settings["pretraining"], key.child("pretraining"))
     curve: list[Row] = []
@@ -47,7 +55,7 @@ def work(stage: Stage) -> None:
         name, here = (f"again-{number}", key.child(f"again-{number}")) if number else ("fit", key)
         rule = phase | sizes | {"n_steps": phase["steps"]}
         learner = registry.build(LEARNERS, phase.get("rule", "gradient"), rule)
-        batches = Shuffled(splits["train"], phase["batch"], here.child("order"))
+        batches = Shuffled(splits["train"], phase["batch"], here.child("order"), labels)
         monitor = _monitor(model, splits, phase, here.child("monitor"))
         stopping = EarlyStopping(phase["patience"]) if phase.get("patience") else None
         rows = train(stage, name, model, learner, batches, here, phase["steps"], monitor, stopping)
@@ -59,6 +67,18 @@ def work(stage: Stage) -> None:
     write_curve(out / f"{stage.model}.csv", curve)
     stage.run.file(out / f"{stage.model}.csv")
     stage.run.model(out / stage.model, stage.registered_name())
+
+
+def _n_classes(prepared: images.Images) -> int:
+    """Return the number of classes of the training images, 0 … n − 1.
+
+    Raises:
+        InputError: some have none.
+    """
+    labels = prepared.splits["train"].labels
+    if labels.min(initial=0) < 0:
+        raise InputError(f"class_conditional: the images of '{prepared.name}' have no labels; say false")
+    return int(labels.max()) + 1
 
 
 def _monitor(

@@ -20,6 +20,7 @@ from genmodels.learners.fit import Shuffled, Whole, checkpoint, fit
 from genmodels.learners.gradient import Gradient
 from genmodels.models.diffusion import Diffusion
 from genmodels.models.vae import VAE
+from genmodels.protocols import Labelled
 from genmodels.streams import Key
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +55,7 @@ def run(kind: str, folder: Path, stop_at: int | None = None, resume: bool = Fals
     """Train 7 steps and return all tensors; or leave at `stop_at` with a checkpoint, or start from it."""
     model, n_steps = build(kind), 7
     x = torch.bernoulli(torch.full((11, 12), 0.4), generator=Key(3, "x").torch())
-    learner = Gradient(1e-2, n_steps, warmup=2, weight_decay=0.1)
+    learner = Gradient(1e-2, n_steps, warm_up=2, weight_decay=0.1)
     start = load_tensors(folder / "learner.safetensors") if resume else None
     done = None
     for done in fit(model, learner, Shuffled(x, 4, Key(3, "order")), Key(3, "train"), n_steps, start):
@@ -86,7 +87,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(kind: str, tmp_path: Path) -> No
 def test_dropout_from_the_global_generator_would_not_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradient, "_own_randomness", lambda device, key: contextlib.nullcontext())
+    monkeypatch.setattr(gradient, "own_randomness", lambda device, key: contextlib.nullcontext())
     whole = run("vae", tmp_path)
     run("vae", tmp_path, 4)
     assert not same(whole, run("vae", tmp_path, resume=True))
@@ -115,7 +116,7 @@ def test_a_step_leaves_the_global_state_of_torch_alone() -> None:
 
 def test_a_step_is_torch_adamw_with_clipping_and_decay_of_matrices() -> None:
     x, n_steps = points(), 9
-    learner = Gradient(0.05, n_steps, warmup=3, clip=0.5, ema=0.0, weight_decay=0.4)
+    learner = Gradient(0.05, n_steps, warm_up=3, clip=0.5, ema=0.0, weight_decay=0.4)
     model, twin = Line(), Line()
     list(fit(model, learner, Whole(x), Key(5, "train"), n_steps))
     groups = [{"params": [twin.W], "weight_decay": 0.4}, {"params": [twin.b], "weight_decay": 0.0}]
@@ -135,7 +136,7 @@ def test_a_step_is_torch_adamw_with_clipping_and_decay_of_matrices() -> None:
 
 
 def test_the_rate_rises_then_falls_to_zero() -> None:
-    learner = Gradient(0.2, 100, warmup=10)
+    learner = Gradient(0.2, 100, warm_up=10)
     rates = [learner.rate(step) for step in range(101)]
     assert rates[0] == pytest.approx(0.02)
     assert all(a < b for a, b in zip(rates[:9], rates[1:10], strict=True))
@@ -147,7 +148,7 @@ def test_the_rate_rises_then_falls_to_zero() -> None:
 @pytest.mark.parametrize("ema", [0.0, 0.5, 0.999])
 def test_the_exported_weights_are_the_average(ema: float) -> None:
     model, n_steps = Line(0.5), 6
-    learner, key = Gradient(0.1, n_steps, warmup=0, ema=ema), Key(6, "train")
+    learner, key = Gradient(0.1, n_steps, warm_up=0, ema=ema), Key(6, "train")
     average, last = model.W.detach().clone(), model.W
     for done in fit(model, learner, Whole(points()), key, n_steps):
         decay = min(ema, done.step / (9 + done.step)) if ema else 0.0
@@ -167,9 +168,53 @@ def test_the_number_of_processes_is_checked() -> None:
 
 def test_a_batch_that_cannot_be_shared_says_so() -> None:
     learner, model = Gradient(0.1, 5), Line()
-    state = learner.init(model)._replace(accelerator=SimpleNamespace(process_index=0))
+    one_of_two = SimpleNamespace(process_index=0, device=torch.device("cpu"))
+    state = learner.init(model)._replace(accelerator=one_of_two)
     with pytest.raises(InputError, match="batch: 3 images cannot be shared by 2 processes"):
         Gradient(0.1, 5, processes=2).step(model, state, points(3), Key(7, "train"))
+
+
+class Known(Line):
+    """Least squares whose target is the class of each image, and a penalty that changes with the steps."""
+
+    n_classes = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[Tensor, int]] = []
+
+    def loss(  # type: ignore[override]
+        self, x: Tensor, generator: torch.Generator, labels: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self.told.append((labels, step))
+        loss = (x @ self.W.T + self.b - labels[:, None]).square().mean() / (1 + step)
+        return loss, {"loss": loss.detach()}
+
+
+def test_labels_and_steps_reach_the_loss_that_names_them() -> None:
+    x, labels, model = points(), torch.arange(12) % 3, Known()
+    batches = Shuffled(x, 4, Key(7, "order"), labels)
+    list(fit(model, Gradient(0.1, 5, accumulate=2), batches, Key(7, "train"), 5))
+    assert [step for _, step in model.told] == [step for step in range(5) for _ in range(2)]
+    for step in range(5):
+        batch = batches(step)
+        assert isinstance(batch, Labelled)
+        places = [int((x == row).all(1).nonzero()) for row in batch.x]
+        assert torch.equal(batch.labels, labels[places])
+        for half in range(2):
+            assert torch.equal(model.told[2 * step + half][0], batch.labels[half::2])
+
+
+@pytest.mark.parametrize("kind", ["vae", "diffusion"])
+def test_noise_is_the_batch_s_however_it_is_cut(kind: str) -> None:
+    model, key = build(kind).double().eval(), Key(7, "noise")
+    x = torch.bernoulli(torch.full((12, 12), 0.4), generator=Key(3, "x").torch()).double()
+    whole = model.loss(x, key.torch())[0].item()
+    for parts in (1, 2, 3, 6):
+        losses = [model.loss(x[part::parts], key.share(part, parts))[0].item() for part in range(parts)]
+        assert sum(losses) / parts == pytest.approx(whole, rel=1e-12)
+    same = [model.loss(x[part::2], key.torch())[0].item() for part in range(2)]
+    assert sum(same) / 2 != pytest.approx(whole, rel=1e-6)
 
 
 BF16 = """
@@ -177,7 +222,7 @@ import sys
 sys.path.insert(0, "tests")
 from test_gradient import Gradient, Key, Line, Whole, fit, points
 for precision in sys.argv[1:]:
-    learner, model = Gradient(0.05, 20, warmup=0, precision=precision), Line()
+    learner, model = Gradient(0.05, 20, warm_up=0, mixed_precision=precision or None), Line()
     losses = [done.metrics["loss"] for done in fit(model, learner, Whole(points()), Key(8, "train"), 20)]
     print(losses[0], losses[-1], model.W.dtype)
 """
@@ -185,12 +230,12 @@ for precision in sys.argv[1:]:
 
 def test_bf16_stays_near_float32() -> None:
     lines = {}
-    for precision in ("no", "bf16"):  # Accelerate keeps one precision a process
+    for precision in ("", "bf16"):  # Accelerate keeps one precision a process
         command = [sys.executable, "-c", BF16, precision]
         answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         lines[precision] = answer.stdout.split()
     assert lines["bf16"][2] == "torch.float32"
-    for ours, exact in zip(lines["bf16"][:2], lines["no"][:2], strict=True):
+    for ours, exact in zip(lines["bf16"][:2], lines[""][:2], strict=True):
         assert ours != exact
         # bfloat16 keeps 8 bits: a square is right to about 1 %.
         assert float(ours) == pytest.approx(float(exact), rel=0.02)
@@ -207,7 +252,7 @@ sys.path.insert(0, sys.argv[1])
 from test_gradient import Line, build, points
 torch.set_num_threads(1)
 out = sys.argv[2]
-learner = Gradient(1e-2, 6, warmup=2, processes=2)
+learner = Gradient(1e-2, 6, warm_up=2, processes=2)
 x = torch.bernoulli(torch.full((12, 12), 0.4), generator=Key(3, "x").torch())
 for kind, model, batches in (
     ("vae", build("vae"), Shuffled(x, 4, Key(3, "order"))),
@@ -235,7 +280,7 @@ def test_two_processes_give_the_same_bytes_twice(tmp_path: Path) -> None:
         one, other = (tmp_path / name / f"{kind}.safetensors" for name in ("one", "other"))
         assert one.read_bytes() == other.read_bytes()
     # Without noise in the loss, two processes that share a batch take the steps of one.
-    model, learner = Line(), Gradient(1e-2, 6, warmup=2)
+    model, learner = Line(), Gradient(1e-2, 6, warm_up=2)
     list(fit(model, learner, Whole(points()), Key(9, "train"), 6))
     shared = load_tensors(tmp_path / "one" / "line.safetensors")
     torch.testing.assert_close(shared["weight/W"], model.W.detach(), rtol=1e-5, atol=1e-6)

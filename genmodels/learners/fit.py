@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from genmodels.errors import InputError
-from genmodels.protocols import Learner, Progress
+from genmodels.protocols import Labelled, Learner, Progress
 from genmodels.streams import Key
 
 _STEP = "fit.step"
@@ -33,34 +33,38 @@ class Shuffled:
     large as the data, or larger, is all of them.
 
     Raises:
-        InputError: the batch is smaller than one image, or there is no image.
+        InputError: the batch is smaller than one image, there is no image, or not a label for each.
     """
 
-    def __init__(self, x: Tensor, batch: int, key: Key) -> None:
-        """Keep the images  # (image, site), and the stream of the orders."""
+    def __init__(self, x: Tensor, batch: int, key: Key, labels: Tensor | None = None) -> None:
+        """Keep the images  # (image, site), the stream of the orders, and the classes if there are any."""
         if batch < 1:
             raise InputError(f"the batch is {batch} images: give at least 1")
         if len(x) == 0:
             raise InputError("there are no images to train on: give at least 1")
-        self.x, self.key = x, key
+        if labels is not None and len(labels) != len(x):
+            raise InputError(f"{len(labels)} labels for {len(x)} images: give one an image")
+        self.x, self.key, self.labels = x, key, labels
         self.batch = min(batch, len(x))
         self.per_epoch = len(x) // self.batch
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
 
-    def __call__(self, step: int) -> Tensor:
-        """Return the batch of step `step`  # (batch, site)."""
+    def __call__(self, step: int) -> Tensor | Labelled:
+        """Return the batch of step `step`  # (batch, site), Labelled if there are classes."""
         epoch, place = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = torch.randperm(len(self.x), generator=self.key.at(round=epoch).torch())
-        chosen = self._order[place * self.batch : (place + 1) * self.batch]
-        return self.x[chosen.to(self.x.device)]
+        chosen = self._order[place * self.batch : (place + 1) * self.batch].to(self.x.device)
+        if self.labels is None:
+            return self.x[chosen]
+        return Labelled(self.x[chosen], self.labels[chosen])
 
 
 def fit(
     model: Any,
     learner: Learner[Any],
-    batches: Callable[[int], Tensor],
+    batches: Callable[[int], Any],
     key: Key,
     n_steps: int,
     start: dict[str, Tensor] | None = None,

@@ -1,8 +1,7 @@
-"""Stochastic gradient descent on a model's own loss: AdamW, a cosine schedule, averaged weights."""
+"""Stochastic gradient descent on a model's own loss, on any number of devices: schedule, averaged weights."""
 
+import inspect
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -10,21 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from genmodels.errors import InputError
+from genmodels.learners.randomness import own_randomness
+from genmodels.protocols import HasLoss, Labelled
 from genmodels.streams import Key
 
-Precision = Literal["no", "bf16"]
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_MOST_SKIPPED = 30  # in a row: the scale of the loss has been halved as often, from 2^16 on
 
 
 class _Loss(nn.Module):
-    """The model's loss as a forward pass, which is what data-parallel wrappers and autocast hook into."""
+    """The model's loss as a forward pass, which is what autocast hooks into."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        loss: tuple[Tensor, dict[str, Tensor]] = self.model.loss(x, generator)
+    def forward(
+        self, x: Tensor, generator: torch.Generator, **known: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        loss: tuple[Tensor, dict[str, Tensor]] = self.model.loss(x, generator, **known)
         return loss
 
 
@@ -35,118 +38,179 @@ class GradientState(NamedTuple):
     loss: Any
     optimizer: Any
     average: dict[str, Tensor]
-    step: int
+    takes_step: bool  # the model's loss changes with the number of steps
+    step: int = 0
+    n_skipped: int = 0  # steps in a row, up to now
 
 
-@contextmanager
-def _own_randomness(device: torch.device, key: Key) -> Iterator[None]:
-    """Seed torch's global generators, from which dropout draws, and put them back afterwards."""
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    filling: Any = torch.utils.deterministic
-    fill = filling.fill_uninitialized_memory
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(key.counter())
-        # Some CUDA kernels have no deterministic form: a warning says so, and equality is statistical.
-        torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
-        filling.fill_uninitialized_memory = False
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-            filling.fill_uninitialized_memory = fill
+def _accelerator(precision: str | None) -> Any:
+    """Return where and in which arithmetic this process works."""
+    from accelerate import Accelerator
+
+    # Without being told of the CPU, Accelerate runs torchrun's processes as so many single ones.
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision or "no")
+    if precision == "fp16" and accelerator.scaler is None:
+        # Accelerate would train in float32 without a word.
+        raise InputError(f"mixed_precision: fp16 needs a GPU, this is a {accelerator.device.type}: take bf16")
+    return accelerator
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """AdamW on `model.loss(x, generator)`, with an exponential average of the weights for evaluation.
+    """AdamW or plain gradient descent on `model.loss`, with an exponential average of the weights.
 
-    Each step's noise and dropout come from its key alone, so that a resumed run takes the same steps. The
-    average moves by 1 − min(ema, (1 + step)/(10 + step)), for a short run not to remember its start.
-    Loshchilov & Hutter 2019 (AdamW), 2017 (cosine); Polyak & Juditsky 1992 (averaging).
+    Each step's noise and dropout come from its key alone, so that a resumed run takes the same steps. A batch
+    is cut into micro-batches, `accumulate` for each process, whose gradients are averaged: noise is drawn for
+    the batch as a whole, so that the cut changes roundings only (and dropout). The average of the weights
+    moves by 1 − min(ema, (1 + step)/(10 + step)), for a short run not to remember its start. A step whose
+    gradient is not finite changes nothing: it ends the run, but under fp16 it is skipped, and the scale of
+    the loss halved. Loshchilov & Hutter 2019 (AdamW), 2017 (cosine); Polyak & Juditsky 1992 (averaging);
+    Micikevicius et al. 2018 (fp16).
 
     Attributes:
         learning_rate: At its peak.
         n_steps: Length of the cosine, to a learning rate of 0.
-        warmup: Steps of linear rise.
-        clip: Largest norm of the gradient.
+        warm_up: Steps of linear rise.
+        clip: Largest norm of the gradient; None for any.
         ema: Decay of the average; 0 keeps the weights themselves.
         weight_decay: Decoupled, on matrices and convolutions only.
+        optimiser: "adamw" or "sgd" (without momentum).
         betas: Decay of AdamW's moments.
-        precision: "no" (float32) or "bf16".
-        processes: World size the run is meant for; each process takes its share of the batch.
+        mixed_precision: None (float32), "bf16", or "fp16" on GPUs; weights and their steps are float32.
+        accumulate: Micro-batches one after the other that make each process's share of a batch.
+        processes: World size the run is meant for.
     """
 
     learning_rate: float
     n_steps: int
-    warmup: int = 100
-    clip: float = 1.0
+    warm_up: int = 100
+    clip: float | None = 1.0
     ema: float = 0.999
     weight_decay: float = 0.0
+    optimiser: Literal["adamw", "sgd"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.99)
-    precision: Precision = "no"
+    mixed_precision: Literal["bf16", "fp16"] | None = None
+    accumulate: int = 1
     processes: int = 1
 
     def init(self, model: Any) -> GradientState:
         """Return the state at step 0.
 
         Raises:
-            InputError: the number of processes that run is not `processes`, or the model has no loss.
+            InputError: the model has no loss, the number of processes that run is not `processes`, there are
+                no micro-batches, or the device has no such precision.
         """
-        if not hasattr(model, "loss"):
+        if not isinstance(model, HasLoss):
             raise InputError(f"Gradient: {type(model).__name__} has no loss: use another learner")
-        from accelerate import Accelerator
-
-        # Without being told of the CPU, Accelerate runs torchrun's processes as so many single ones.
-        accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=self.precision)
+        if self.accumulate < 1 or self.processes < 1:
+            raise InputError(
+                f"processes: {self.processes}, accumulate: {self.accumulate}: give at least 1 of each"
+            )
+        accelerator = _accelerator(self.mixed_precision)
         if accelerator.num_processes != self.processes:
             raise InputError(
                 f"processes: {self.processes} asked for, {accelerator.num_processes} run; "
                 f"start them with torchrun --nproc_per_node {self.processes}"
             )
+        takes_step = "step" in inspect.signature(model.loss).parameters
+        # No data-parallel wrapper: its buckets, hence the order of sums, change after a run's first step.
+        loss = accelerator.prepare_model(_Loss(model), evaluation_mode=True)
+        optimizer = accelerator.prepare_optimizer(self._optimizer(model))
+        average = {name: p.detach().clone() for name, p in loss.model.named_parameters()}
+        return GradientState(accelerator, loss, optimizer, average, takes_step)
+
+    def _optimizer(self, model: Any) -> torch.optim.Optimizer:
         decayed = [p for p in model.parameters() if p.ndim > 1]
         others = [p for p in model.parameters() if p.ndim <= 1]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(
-            groups, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay
-        )
-        loss, optimizer = accelerator.prepare(_Loss(model), optimizer)
-        average = {name: p.detach().clone() for name, p in model.named_parameters()}
-        return GradientState(accelerator, loss, optimizer, average, 0)
+        settings: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
+        if self.optimiser == "sgd":
+            return torch.optim.SGD(groups, **settings)
+        return torch.optim.AdamW(groups, betas=self.betas, **settings)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of step `step`, counted from 0."""
-        rise = min(1.0, (step + 1) / max(self.warmup, 1))
+        rise = min(1.0, (step + 1) / max(self.warm_up, 1))
         return self.learning_rate * rise * 0.5 * (1.0 + math.cos(math.pi * min(step / self.n_steps, 1.0)))
 
     def step(
-        self, model: Any, state: GradientState, batch: Tensor, key: Key
+        self, model: Any, state: GradientState, batch: Tensor | Labelled, key: Key
     ) -> tuple[GradientState, dict[str, float]]:
         """Take one step on `batch`  # (image, site); `key` is this step's own.
 
         Raises:
-            InputError: the processes cannot share the batch equally.
+            InputError: the batch cannot be cut into equal parts.
+            FloatingPointError: under fp16 too many steps in a row were skipped.
         """
         accelerator, optimizer = state.accelerator, state.optimizer
-        rank = accelerator.process_index
-        if len(batch) % self.processes:
-            raise InputError(
-                f"batch: {len(batch)} images cannot be shared by {self.processes} processes; give a multiple"
-            )
-        key = key.at(shard=rank) if self.processes > 1 else key
-        x = batch[rank :: self.processes].to(accelerator.device)
         for group in optimizer.param_groups:
             group["lr"] = self.rate(state.step)
         model.train()
-        with _own_randomness(accelerator.device, key.child("dropout")):
-            loss, metrics = state.loss(x, key.torch(accelerator.device))
-            accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(model.parameters(), self.clip)
-            optimizer.step()
+        mask = key.child("dropout").at(shard=accelerator.process_index if self.processes > 1 else None)
+        with own_randomness(accelerator.device, mask):
+            names, figures = self._backward(state, batch, key)
+            figures = self._shared(model, state, figures)
+            norm = accelerator.clip_grad_norm_(model.parameters(), self.clip or math.inf)
+            # One transfer a step, and before the weights change.
+            values = torch.cat([figures, norm[None]]).tolist()
+            metrics = dict(zip([*names, "gradient_norm"], values, strict=True))
+            if accelerator.scaler is not None or all(map(math.isfinite, values)):
+                optimizer.step()
             optimizer.zero_grad()
-        self._follow(model, state)
-        values = {name: float(accelerator.reduce(value, "mean")) for name, value in metrics.items()}
-        return state._replace(step=state.step + 1), values | {"gradient_norm": float(norm)}
+        if accelerator.scaler is None:
+            self._follow(model, state)
+            return state._replace(step=state.step + 1), metrics
+        return self._scaled(model, state, metrics)
+
+    def _backward(
+        self, state: GradientState, batch: Tensor | Labelled, key: Key
+    ) -> tuple[list[str], Tensor]:
+        """Add up the gradients of this process's micro-batches; return names and means of their metrics."""
+        device, parts = state.accelerator.device, self.processes * self.accumulate
+        x, labels = batch if isinstance(batch, Labelled) else (batch, None)
+        if len(x) % parts:
+            times = f" {self.accumulate} times" if self.accumulate > 1 else ""
+            raise InputError(
+                f"batch: {len(x)} images cannot be shared by {self.processes} processes{times}; "
+                f"give a multiple of {parts}"
+            )
+        known: dict[str, Any] = {"step": state.step} if state.takes_step else {}
+        first, figures = state.accelerator.process_index * self.accumulate, []
+        for part in range(first, first + self.accumulate):
+            rows = slice(part, None, parts)
+            if labels is not None:
+                known["labels"] = labels[rows].to(device)
+            loss, metrics = state.loss(x[rows].to(device), key.share(part, parts, device), **known)
+            state.accelerator.backward(loss / self.accumulate)
+            figures.append(torch.stack([value.float() for value in metrics.values()]))
+        return list(metrics), figures[0] if len(figures) == 1 else torch.stack(figures).mean(0)
+
+    def _shared(self, model: Any, state: GradientState, figures: Tensor) -> Tensor:
+        """Average gradients and figures over the processes, in one message; return the figures."""
+        if self.processes == 1:
+            return figures
+        parameters = list(model.parameters())
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        pieces = [*gradients, figures]
+        whole = state.accelerator.reduce(torch.cat([piece.flatten() for piece in pieces]), "mean")
+        *gradients, figures = whole.split([piece.numel() for piece in pieces])
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.view_as(parameter)
+        return figures
+
+    def _scaled(
+        self, model: Any, state: GradientState, metrics: dict[str, float]
+    ) -> tuple[GradientState, dict[str, float]]:
+        """Return state and metrics after a step of fp16, which may have been skipped."""
+        if not state.optimizer.step_was_skipped:
+            self._follow(model, state)
+            return state._replace(step=state.step + 1, n_skipped=0), metrics | {"skipped": 0.0}
+        if state.n_skipped == _MOST_SKIPPED:
+            raise FloatingPointError(
+                f"training: the gradients of {_MOST_SKIPPED + 1} steps in a row, up to {state.step + 1}, "
+                "are not finite in fp16: try a smaller learning rate or bf16, or look for non-finite data"
+            )
+        return state._replace(step=state.step + 1, n_skipped=state.n_skipped + 1), {"skipped": 1.0}
 
     @torch.no_grad()
     def _follow(self, model: Any, state: GradientState) -> None:
@@ -155,14 +219,16 @@ class Gradient:
         torch._foreach_lerp_(list(state.average.values()), current, share)
 
     def tensors(self, state: GradientState) -> dict[str, Tensor]:
-        """Return step, weights, their average and AdamW's moments, copied."""
-        model = state.accelerator.unwrap_model(state.loss).model
-        saved = {"step": torch.tensor(state.step)}
-        for name, parameter in model.named_parameters():
+        """Return steps, weights, their average, the optimiser's moments and the scale of fp16, copied."""
+        saved = {"step": torch.tensor(state.step), "n_skipped": torch.tensor(state.n_skipped)}
+        for name, parameter in state.loss.model.named_parameters():
             saved[f"weight/{name}"] = parameter.detach().clone()
             saved[f"average/{name}"] = state.average[name].clone()
             for moment, value in state.optimizer.state[parameter].items():
                 saved[f"{moment}/{name}"] = value.detach().clone()
+        if state.accelerator.scaler is not None:
+            for name, number in state.accelerator.scaler.state_dict().items():
+                saved[f"scaler/{name}"] = torch.tensor(number, dtype=torch.float64)
         return saved
 
     def restore(self, model: Any, tensors: dict[str, Tensor]) -> GradientState:
@@ -178,7 +244,11 @@ class Gradient:
             state.optimizer.state[parameter] = {
                 m: value if m == "step" else value.to(parameter.device) for m, value in moments.items()
             }
-        return state._replace(step=int(tensors["step"]))
+        if (scaler := state.accelerator.scaler) is not None:
+            written = scaler.state_dict()
+            kinds = {name: type(number) for name, number in written.items()}
+            scaler.load_state_dict({name: kind(tensors[f"scaler/{name}"]) for name, kind in kinds.items()})
+        return state._replace(step=int(tensors["step"]), n_skipped=int(tensors["n_skipped"]))
 
     @torch.no_grad()
     def export(self, model: Any, state: GradientState) -> None:

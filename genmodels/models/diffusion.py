@@ -15,7 +15,7 @@ from genmodels.networks.noise import BoundTerms, Noise
 from genmodels.networks.prediction import Prediction
 from genmodels.networks.schedules import SCHEDULES, Learned
 from genmodels.protocols import Domain
-from genmodels.streams import Streams
+from genmodels.streams import Streams, normal, stratified, uniform
 
 Objective = Literal["weighted", "eps", "bound"]
 _HALF_WAY = -0.5  # γ
@@ -104,7 +104,7 @@ class Diffusion(Denoiser):
         return self.decode(z, labels).gather(-1, x.long()[..., None]).squeeze(-1).sum(1)
 
     def _surprise(self, x: Tensor, data: Tensor, generator: torch.Generator, labels: Tensor | None) -> Tensor:
-        eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        eps = normal(generator, *x.shape, dtype=x.dtype)
         return -self.log_reconstruction(x, self.noise.add(data, self.noise.least(x), eps), labels)
 
     def bound_terms(
@@ -133,13 +133,11 @@ class Diffusion(Denoiser):
         where to look, for the bound's draws to scatter less.
         """
         labels = self._hidden(labels, generator)
-        n, data = len(x), self.encode(x)
-        offset = torch.rand((), generator=generator, device=x.device, dtype=torch.float64)
-        uniform = (torch.arange(n, device=x.device) + offset) / n
-        eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        data, levels = self.encode(x), stratified(generator, len(x))
+        eps = normal(generator, *x.shape, dtype=x.dtype)
         if self.objective == "bound":
-            return self._bound_loss(x, data, self.noise.strata(uniform), eps, generator, labels)
-        t = self.noise.strata(uniform, first=1)
+            return self._bound_loss(x, data, self.noise.strata(levels), eps, generator, labels)
+        t = self.noise.strata(levels, first=1)
         z = self.noise.add(data, t, eps)
         if self.objective == "eps":
             loss = (eps - self.eps(z, t, labels)).square().mean()
@@ -153,8 +151,7 @@ class Diffusion(Denoiser):
         """Return the labels, a share of them taken away  # (image,)."""
         if labels is None or self.n_classes == 0:
             return labels
-        uniform = torch.rand(len(labels), generator=generator, device=labels.device)
-        return torch.where(uniform < self.label_drop, -1, labels)
+        return torch.where(uniform(generator, len(labels)) < self.label_drop, -1, labels)
 
     def _bound_loss(
         self,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from genmodels.networks.mlp import mlp
 from genmodels.protocols import Domain
-from genmodels.streams import Streams
+from genmodels.streams import Streams, normal
 
 _LOG_2PI = math.log(2.0 * math.pi)
 
@@ -60,8 +60,7 @@ class VAE(nn.Module):
 
     def _terms(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         mean, log_variance = self.encode(x)
-        eps = torch.randn(mean.shape, generator=generator, device=x.device, dtype=x.dtype)
-        z = mean + torch.exp(0.5 * log_variance) * eps
+        z = mean + torch.exp(0.5 * log_variance) * normal(generator, *mean.shape, dtype=x.dtype)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(1)
         return self.log_likelihood(x, z), divergence
 
