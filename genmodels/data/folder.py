@@ -1,36 +1,18 @@
 """A folder of one's own pictures."""
 
-import struct
-import warnings
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from genmodels.data.npz import read_npy
+from genmodels.data.picture_file import on_white, open_picture
 from genmodels.data.sources import Material, Part, Request
 from genmodels.errors import InputError
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 _ARRAYS = (".npy",)
-# What Pillow raises on files that are cut off, damaged, or no pictures at all.
-_UNREADABLE = (
-    EOFError,
-    IndexError,
-    KeyError,
-    MemoryError,
-    OSError,
-    OverflowError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
 
 
 def folder(request: Request) -> Material:
@@ -95,26 +77,13 @@ def _read(file: Path) -> Iterator[np.ndarray]:
     if file.suffix.lower() in _ARRAYS:
         yield from _from_array(file, read_npy(file))
         return
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of oddities beside the pixels
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=("PNG", "JPEG")) as image:
-                upright = ImageOps.exif_transpose(image)
-                upright.load()
-    except _UNREADABLE as error:
-        raise InputError(f"{file}: not a readable picture ({' '.join(str(error).split())})") from error
-    yield _grey(upright)
+    yield _grey(open_picture(file))
 
 
 def _grey(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):  # 16 bits, which convert("L") would clip
         return np.rint(np.asarray(image) / 257).astype(np.uint8)
-    if image.has_transparency_data:
-        opaque = image.convert("RGBA")
-        white = Image.new("RGBA", opaque.size, "white")
-        image = Image.alpha_composite(white, opaque)
-    return np.asarray(image.convert("L"))
+    return np.asarray(on_white(image).convert("L"))
 
 
 def _from_array(file: Path, array: np.ndarray) -> Iterator[np.ndarray]:
