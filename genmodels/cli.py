@@ -123,10 +123,10 @@ def sample(
         raise InputError(f"--out {out}: pictures are written as PNG, give a name that ends in .png")
     model, config = load_model(model_dir), read_config(model_dir)
     with placement(0, workers) as place:
-        arrays = list(generate(model, n, Key(seed, "sample"), place).arrays().values())
+        shown = generate(model, n, Key(seed, "sample"), place).shown()
     with new_file(out) as path:
-        pictures.panels(arrays, config["data"]["shape"], path)
-    print(f"{out}: {n} pictures" + (", below them their pixels' probabilities" if len(arrays) > 1 else ""))
+        pictures.panels(shown, config["data"]["shape"], path)
+    print(f"{out}: {n} pictures" + (", below them their pixels' means" if len(shown) > 1 else ""))
 
 
 @app.command()

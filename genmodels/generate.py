@@ -19,6 +19,7 @@ from genmodels.protocols import (
     HasMarginals,
     HasPictures,
     Placement,
+    levels_of,
 )
 from genmodels.samplers import SAMPLERS
 from genmodels.streams import Key, Streams
@@ -30,30 +31,41 @@ class Pictures(NamedTuple):
     """Samples of a model.
 
     Attributes:
-        pixels: Binary samples  # (n, site) in {0, 1}
-        means: Their pixels' probabilities at an earlier step, if the model has one  # (n, site) in [0, 1]
+        pixels: Samples in levels, 0 and 1 where the model has two  # (n, site)
+        means: Their pixels' means at an earlier step, if the model has one  # (n, site) in [0, 1]
+        levels: K.
     """
 
     pixels: Tensor
     means: Tensor | None
+    levels: int = 2
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return what there is by name, pixels as uint8 and means as float32  # (n, site) each."""
         arrays = {"pixels": self.pixels.numpy().astype(np.uint8)}
         return arrays if self.means is None else arrays | {"means": self.means.float().numpy()}
 
+    def shown(self) -> list[np.ndarray]:
+        """Return the pixels and then the means, if there are any, from 0 (black) to 1  # (n, site) each."""
+        shown = [self.pixels.float().numpy() / (self.levels - 1)]
+        return shown if self.means is None else [*shown, self.means.float().numpy()]
+
 
 @torch.no_grad()
 def generate(model: Any, n: int, key: Key, placement: Placement) -> Pictures:
     """Return n pictures, the same for the same key wherever the work runs.
 
-    Gaussians draw pixel after pixel from their conditionals on {0, 1}; energy models run replica exchange.
+    Gaussians draw pixel after pixel from their conditionals on the levels; energy models run replica exchange.
 
     Raises:
         InputError: n < 1.
     """
     if n < 1:
         raise InputError(f"n: {n} pictures asked for, give at least 1")
+    return _drawn(model, n, key, placement)._replace(levels=levels_of(model))
+
+
+def _drawn(model: Any, n: int, key: Key, placement: Placement) -> Pictures:
     if isinstance(model, HasPictures):
         return Pictures(*model.pictures(Streams(key, n)))
     if isinstance(model, HasComponents):

@@ -47,16 +47,9 @@ class Model(Protocol):
         ...
 
 
-@runtime_checkable
-class HasLevels(Protocol):
-    """A model that says how many levels its images have, 0 … levels − 1; others have black and white."""
-
-    levels: int
-
-
 def levels_of(model: Any) -> int:
-    """Return K, the number of levels of a model's images; 2 are black and white."""
-    return model.levels if isinstance(model, HasLevels) else 2
+    """Return K of a Model's images of levels 0 … K − 1: its argument `levels`, else 2, black and white."""
+    return int(model.args().get("levels", 2))
 
 
 @runtime_checkable

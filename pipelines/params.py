@@ -18,8 +18,9 @@ from pipelines.schema.block import Block
 
 IMAGES = "pipelines.schema.images:Params"
 SCHEMAS = {  # imported on use, each what it checks against
+    "digits": "pipelines.schema.named:GreyDigits",
     "learning_rules": "pipelines.schema.learning_rules:Params",
-    "mnist": "pipelines.schema.mnist:Params",
+    "mnist": "pipelines.schema.named:BinarisedMNIST",
     "spin_glass": "pipelines.schema.spin_glass:Params",
 }
 

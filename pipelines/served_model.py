@@ -25,7 +25,7 @@ class Pictures(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
         here = LocalPlacement()
         pictures = [generate(self.model, 1, Key(int(seed), "serve"), here) for seed in model_input["seed"]]
-        return np.concatenate([picture.pixels.numpy() for picture in pictures])
+        return np.concatenate([picture.shown()[0] for picture in pictures])
 
 
 set_model(Pictures())

@@ -134,10 +134,11 @@ def perform(
         _scratch(inputs) as scratch,
         tracking.Run(entry.name, inputs, params.flat(entry.params), owner) as run,
     ):
-        start = time.monotonic()
+        start, worked = time.monotonic(), time.process_time()
         stage = Stage(entry.name, model, values, out_folder(path), scratch, run)
         work(stage)
         stage.cost(time.monotonic() - start)
+        stage.cost(time.process_time() - worked, "cpu")
 
 
 def out_folder(path: Path) -> Path:

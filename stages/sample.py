@@ -11,16 +11,16 @@ from pipelines.stage import Stage, main
 
 
 def work(stage: Stage) -> None:
-    """Write out/<pipeline>/sample: <model>.npz and <model>.png, pixels above their probabilities."""
+    """Write out/<pipeline>/sample: <model>.npz and <model>.png, pixels above their means."""
     out, folder = stage.out / "sample", stage.model_folder()
     model = load_model(folder)
     with placement(0) as workers:
         key = Key(stage.params.seed, f"sample/{stage.model}")
-        arrays = generate(model, stage.params.sample.n, key, workers).arrays()
+        drawn = generate(model, stage.params.sample.n, key, workers)
     with new_file(out / f"{stage.model}.npz") as path:
-        np.savez(path, **arrays)
+        np.savez(path, **drawn.arrays())
     with new_file(out / f"{stage.model}.png") as path:
-        pictures.panels(list(arrays.values()), read_config(folder)["data"]["shape"], path)
+        pictures.panels(drawn.shown(), read_config(folder)["data"]["shape"], path)
     stage.run.picture(out / f"{stage.model}.png")
 
 

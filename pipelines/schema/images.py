@@ -64,14 +64,14 @@ class Independent(Block):
 class Gaussian(Block):
     """One Gaussian."""
 
-    track: Literal["binary"]
+    track: Track
     eigenvalue_floor: Positive
 
 
 class GaussianMixture(Block):
     """A mixture of Gaussians, by EM."""
 
-    track: Literal["binary"]
+    track: Track
     components: Count | Annotated[list[Count], Field(min_length=1)]
     iterations: Count
     restarts: Count

@@ -1,4 +1,4 @@
-"""The schema of pipelines/mnist/params.yaml: models of images whose names are free, several of one kind."""
+"""Schemas of pipelines whose models have free names, several of one kind: those in mnist/ and digits/."""
 
 from typing import Annotated, Literal
 
@@ -21,6 +21,14 @@ class Independent(images.Independent, Kept):
     """Independent Bernoulli pixels."""
 
     model: Literal["independent"]
+
+
+class IndependentLevels(Kept):
+    """A table of levels for each pixel."""
+
+    model: Literal["independent_levels"]
+    track: Literal["grey"]
+    pseudo_count: Positive
 
 
 class Gaussian(images.Gaussian, Kept):
@@ -87,7 +95,8 @@ class DBM(Kept):
 
 
 Baseline = Annotated[
-    Independent | Gaussian | GaussianMixture | BernoulliMixture, Field(discriminator="model")
+    Independent | IndependentLevels | Gaussian | GaussianMixture | BernoulliMixture,
+    Field(discriminator="model"),
 ]
 Trained = Annotated[RBM | DBM, Field(discriminator="model")]
 
@@ -120,8 +129,8 @@ class LogZ(Block):
     jarzynski: Jarzynski
 
 
-class Evaluate(Block):
-    """Effort of the likelihood estimators."""
+class EvaluateEnergies(Block):
+    """Effort of the likelihood estimators, for energy models."""
 
     images: Count | None
     dequantisation_samples: Several
@@ -130,15 +139,34 @@ class Evaluate(Block):
     posterior_steps: Count
 
 
-class Params(Block):
-    """All of params.yaml."""
+class Named(Block):
+    """What these pipelines have in common."""
 
-    pipeline: Literal["mnist"]
     seed: Whole
     threads: Count
     data: images.Data
     fit_baselines: dict[Name, Baseline]
     train: dict[Name, Trained]
+
+
+class BinarisedMNIST(Named):
+    """All of pipelines/mnist/params.yaml."""
+
+    pipeline: Literal["mnist"]
     estimate_log_z: dict[Name, LogZ]
-    evaluate: Evaluate
+    evaluate: EvaluateEnergies
     sample: images.Sample
+
+
+class PerClass(images.Sample):
+    """The pictures drawn; of models with classes as many of each class."""
+
+    per_class: Count
+
+
+class GreyDigits(Named):
+    """All of pipelines/digits/params.yaml."""
+
+    pipeline: Literal["digits"]
+    evaluate: images.Evaluate
+    sample: PerClass
