@@ -55,7 +55,7 @@ class Pictures(NamedTuple):
 def generate(model: Any, n: int, key: Key, placement: Placement) -> Pictures:
     """Return n pictures, the same for the same key wherever the work runs.
 
-    Gaussians draw pixel after pixel from their conditionals on the levels; energy models run replica exchange.
+    Gaussians draw pixel after pixel from their conditionals on the levels; energy models exchange replicas.
 
     Raises:
         InputError: n < 1.

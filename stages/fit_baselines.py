@@ -42,7 +42,8 @@ def work(stage: Stage) -> None:
     if len(models) > 1:
         levels = images.describe(prepared, settings["track"])["levels"]
         v = torch.from_numpy(images.of_levels(prepared, "validation", levels)).float()
-        chosen, scores = selection.likeliest(models, v)
+        key = Key(stage.params.seed, f"fit_baselines/{stage.model}/selection")
+        chosen, scores = selection.likeliest(models, v, key)
         rows = [row | {"validation": scores[int(row["components"])].mean} for row in rows]
     data = images.describe(prepared, settings["track"])
     save_model(out / stage.model, settings["model"], models[chosen], data, settings.get("precision"))

@@ -182,10 +182,10 @@ def test_held_out_images_choose_the_number_of_components() -> None:
     for k, model in models.items():
         for done in fit(model, ExpectationMaximisation(pseudo_count=1e-3), Whole(seen), KEY, 60):
             last[k] = done.metrics["log_likelihood"]
-    chosen, scores = selection.likeliest(models, unseen)
+    chosen, scores = selection.likeliest(models, unseen, KEY)
     assert chosen == 3
     assert max(last, key=lambda k: last[k]) == 40  # what the images of the training would have chosen
-    assert selection.likeliest(models, seen)[0] == 40
+    assert selection.likeliest(models, seen, KEY)[0] == 40
     best, error = scores[3]
     assert best == pytest.approx(float(models[3].log_prob(unseen).mean()))
     # What a fit of d parameters to n images loses on others is χ²_d/2n.
@@ -197,7 +197,7 @@ def test_held_out_images_choose_the_number_of_components() -> None:
 
 def test_gaussians_are_chosen_by_their_probabilities_of_binary_images() -> None:
     model, v = random_gaussians(2), (overlapping(20) > 0).double()
-    found = selection.score(model, v)
+    found = selection.score(model, v, KEY)
     assert found.mean == pytest.approx(float(sequential.log_prob(model, v).mean()))
     assert found.mean != pytest.approx(float(model.log_prob(v).mean()), abs=0.01)
 
