@@ -279,7 +279,8 @@ def test_a_trained_model_bounds_a_probability() -> None:
     patterns = torch.tensor([[1.0, 1, 0, 0, 1, 0], [0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1]])
     x = patterns.repeat_interleave(torch.tensor([36, 18, 10]), 0)
     model = small(dropout=0.0, gamma_min=-3.0, gamma_max=-0.25)
-    list(fit(model, Gradient(1e-2, 120, warm_up=10, ema=0.9), Whole(x), Key(11, "train"), 120))
+    order = Shuffled(x, 64, Key(11, "order"))  # in one order a stratum of levels would name its pattern
+    list(fit(model, Gradient(1e-2, 120, warm_up=10, ema=0.9), order, Key(11, "train"), 120))
     values, variances, terms = variational.bound(model, states, Key(11, "bound"), 8, 24)
     weights = np.exp(values)
     noise = math.sqrt((weights**2 * variances).sum())
