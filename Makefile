@@ -6,6 +6,7 @@ ARGS ?=
 
 BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
+TEXT := .venv/.text-installed
 DEV := .venv/.dev-installed
 
 # The stages that DVC starts say `python`.
@@ -37,11 +38,16 @@ $(RUNTIME): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
+# Its own requirements would bring a second way to run it, and its file has to be the very one.
+$(TEXT): $(RUNTIME) requirements-text.lock
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-text.lock
+	@touch $@
+
 $(DEV): $(RUNTIME) requirements-dev.lock
 	$(BIN)/python -m pip install --quiet -r requirements.lock -r requirements-dev.lock
 	@touch $@
 
-setup: $(RUNTIME) ## install everything that runs the pipeline, into .venv
+setup: $(RUNTIME) $(TEXT) ## install everything that runs the pipeline, into .venv
 # A source archive has no git work tree for DVC to ask.
 	@[ -e .git ] || grep -qs no_scm .dvc/config.local || $(BIN)/dvc config --local core.no_scm true
 
