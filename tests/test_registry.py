@@ -52,6 +52,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "dbm": {"n_visible": N_PIXELS, "hidden": [2, 3]},
     "neural_energy": {"n_visible": N_PIXELS, "hidden": [8, 4]},
     "vae": {"shape": [2, 3], "latent": 2, "hidden": [8]},
+    "hvae": {"shape": [2, 3], "latents": [2, 1], "hidden": [8, 4]},
     "diffusion": {"shape": [2, 3], "channels": [32], "T": 4, "dropout": 0.0},
 }
 CONTINUOUS = "N(0, I) to N(μ, Λ⁻¹)"
@@ -87,7 +88,7 @@ DEEP = dict.fromkeys(("monte_carlo", "persistent_contrastive_divergence", "tempe
 TRAINED = DEEP | {
     "closed_form": {"independent", "independent_levels", "independent_gaussian", "gaussian"},
     "expectation_maximisation": {"gaussian_mixture", "bernoulli_mixture"},
-    "gradient": {"vae", "diffusion"},
+    "gradient": {"vae", "hvae", "diffusion"},
 }
 # Expectation maximisation but for its start.
 DETERMINISTIC = {

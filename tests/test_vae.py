@@ -1,34 +1,31 @@
 """The variational autoencoder's bounds against the exact likelihood by quadrature over its latent space."""
 
+import json
 import math
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from encoders import all_images, chi_square, differ_by_batch, scrambled, z_score
 from inputs import digits
+from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from genmodels.errors import InputError
 from genmodels.estimators import importance_weighted
 from genmodels.learners.fit import Shuffled, Whole, fit
 from genmodels.learners.gradient import Gradient
+from genmodels.models import vae
 from genmodels.models.vae import VAE
-from genmodels.streams import Key
+from genmodels.networks.evidence import Loss
+from genmodels.streams import Key, Streams
 
 
-def all_images(n_sites: int) -> Tensor:
-    return (torch.arange(2**n_sites)[:, None] >> torch.arange(n_sites) & 1).float()
-
-
-def scrambled(kind: type[VAE], latent: int, seed: int = 3, dropout: float = 0.0) -> VAE:
-    """Return a VAE of 3×2 pixels, weights at random; its encoder is wider than the posterior."""
-    model = kind((3, 2), latent, (8,), dropout).eval()
-    generator = Key(seed, "weights").torch()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            scale = 0.3 if name.startswith("encoder") else 0.9
-            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
-    return model
+def small(kind: type[VAE], latent: int, dropout: float = 0.0) -> VAE:
+    """Return a VAE of 3×2 pixels, weights at random."""
+    return scrambled(kind((3, 2), latent, (8,), dropout))
 
 
 @torch.no_grad()
@@ -55,19 +52,13 @@ class WrongSign(VAE):
     """Adds the divergence instead of subtracting it."""
 
     def elbo(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        likelihood, divergence = self._terms(x, generator)
-        return likelihood + divergence
-
-
-def z_score(values: np.ndarray, variances: np.ndarray, exact: Tensor) -> float:
-    """Return the mean difference from the exact values in standard errors."""
-    difference = values - exact.numpy()
-    return float(difference.sum() / math.sqrt(variances.sum()))
+        likelihood, divergence = self.terms(x, generator)
+        return likelihood + divergence.sum(1)
 
 
 @pytest.mark.parametrize("latent", [1, 2])
 def test_elbo_below_the_importance_weighted_bound_below_the_truth(latent: int) -> None:
-    model, x, key = scrambled(VAE, latent), all_images(6), Key(4, "iw")
+    model, x, key = small(VAE, latent), all_images(6), Key(4, "iw")
     exact = quadrature(model, x)
     assert float(exact.exp().sum()) == pytest.approx(1.0, abs=1e-5)
     (tight, variances), (elbo, elbo_variances) = importance_weighted.bounds(model, x, key, 20_000)
@@ -82,14 +73,14 @@ def test_elbo_below_the_importance_weighted_bound_below_the_truth(latent: int) -
 
 
 def test_a_weight_without_the_encoder_term_is_rejected() -> None:
-    model, x = scrambled(NoEncoderTerm, 2), all_images(6)
+    model, x = small(NoEncoderTerm, 2), all_images(6)
     values, variances = importance_weighted.bounds(model, x, Key(4, "iw"), 20_000).weighted
     assert abs(z_score(values, variances, quadrature(model, x))) > 30.0
 
 
 def test_one_draw_of_the_elbo_is_unbiased_and_the_wrong_sign_is_rejected() -> None:
     x, generator = all_images(6), Key(5, "elbo").torch()
-    model, wrong = scrambled(VAE, 2), scrambled(WrongSign, 2)
+    model, wrong = small(VAE, 2), small(WrongSign, 2)
     expected, noise = importance_weighted.bounds(model, x, Key(6, "elbo"), 20_000).elbo
     with torch.no_grad():
         draws = torch.stack([model.elbo(x, generator) for _ in range(2000)]).double()
@@ -101,7 +92,7 @@ def test_one_draw_of_the_elbo_is_unbiased_and_the_wrong_sign_is_rejected() -> No
 
 
 def test_the_divergence_agrees_with_torch_and_with_samples() -> None:
-    model, x = scrambled(VAE, 3), all_images(6)
+    model, x = small(VAE, 3), all_images(6)
     with torch.no_grad():
         mean, log_variance = model.encode(x)
         _, metrics = model.loss(x, Key(7, "loss").torch())
@@ -117,7 +108,7 @@ def test_the_divergence_agrees_with_torch_and_with_samples() -> None:
 
 
 def test_the_error_of_the_bound_is_its_spread_over_keys() -> None:
-    model, x = scrambled(VAE, 2), all_images(6)
+    model, x = small(VAE, 2), all_images(6)
     runs = [importance_weighted.bounds(model, x, Key(seed, "iw"), 400).weighted for seed in range(40)]
     values, variances = (np.stack(part) for part in zip(*runs, strict=True))
     stated = math.sqrt(variances.mean(0).sum()) / len(x)
@@ -127,7 +118,7 @@ def test_the_error_of_the_bound_is_its_spread_over_keys() -> None:
 
 
 def test_an_image_depends_on_its_shard_only_and_samples_come_in_rounds() -> None:
-    model, x, key = scrambled(VAE, 2), all_images(6), Key(9, "iw")
+    model, x, key = small(VAE, 2), all_images(6), Key(9, "iw")
     (values, variances), (elbo, noise) = importance_weighted.bounds(model, x[:40], key, 500)
     for whole, part in zip(
         (values, variances, elbo, noise),
@@ -146,7 +137,7 @@ def test_an_image_depends_on_its_shard_only_and_samples_come_in_rounds() -> None
 
 
 def test_dropout_is_off_in_the_bounds_and_the_model_keeps_its_mode() -> None:
-    model, x, key = scrambled(VAE, 2, dropout=0.5), all_images(6), Key(10, "iw")
+    model, x, key = small(VAE, 2, dropout=0.5), all_images(6), Key(10, "iw")
     quiet = importance_weighted.bounds(model, x, key, 50).weighted[0]
     model.train()
     assert np.array_equal(importance_weighted.bounds(model, x, key, 50).weighted[0], quiet)
@@ -157,7 +148,7 @@ def test_dropout_is_off_in_the_bounds_and_the_model_keeps_its_mode() -> None:
 
 def test_one_sample_has_no_error() -> None:
     with pytest.raises(InputError, match="n_samples: 1"):
-        importance_weighted.bounds(scrambled(VAE, 1), all_images(6), Key(0, "iw"), 1)
+        importance_weighted.bounds(small(VAE, 1), all_images(6), Key(0, "iw"), 1)
 
 
 def trained(kind: type[VAE]) -> VAE:
@@ -189,39 +180,181 @@ def test_a_trained_model_bounds_a_probability() -> None:
 
 
 def test_samples_follow_the_model() -> None:
-    model, n = scrambled(VAE, 1), 20_000
+    model, n = small(VAE, 1), 20_000
     probabilities = quadrature(model, all_images(6)).exp().numpy()
-    assert probabilities.min() * n > 5.0
-    places = 2 ** torch.arange(6)
-
-    def chi_square(pictures: Tensor) -> float:
-        counts = torch.bincount((pictures.long() * places).sum(1), minlength=64).numpy()
-        expected = probabilities * n
-        return float((((counts - expected) ** 2 / expected).sum() - 63.0) / math.sqrt(2.0 * 63.0))
-
-    assert abs(chi_square(model.sample(n, Key(13, "sample").torch()))) < 3.5
-    assert chi_square(model.sample(n, Key(13, "sample").torch(), radius=0.5)) > 10.0
+    assert abs(chi_square(model.sample(n, Key(13, "sample").torch()), probabilities)) < 3.5
+    assert chi_square(model.sample(n, Key(13, "sample").torch(), radius=0.5), probabilities) > 10.0
 
 
 def test_a_radius_of_zero_is_the_centre_of_the_prior() -> None:
-    model = scrambled(VAE, 2)
+    model = small(VAE, 2)
     means = model.sample_means(5, Key(14, "sample").torch(), radius=0.0)
     with torch.no_grad():
         assert torch.equal(means, model.means(torch.zeros(5, 2)))
     assert bool(((means > 0) & (means < 1)).all())
 
 
-@pytest.mark.parametrize("shape", [(28, 28, 1), (4, 4), (5, 3)])
-def test_any_size_trains_and_samples(shape: tuple[int, ...]) -> None:
-    x = torch.bernoulli(torch.full((20, math.prod(shape)), 0.3), generator=Key(15, "x").torch())
-    model = VAE(shape, 3, (12, 8), 0.1)
+NETWORKS: list[dict[str, Any]] = [
+    {"shape": (28, 28, 1)},
+    {"shape": (5, 3)},
+    {"shape": (5, 6), "channels": [4, 6]},
+    {"shape": (4, 3, 3), "channels": [4], "levels": 17},
+    {"shape": (3, 3), "levels": 256, "decoder": "gaussian"},
+]
+
+
+@pytest.mark.parametrize("settings", NETWORKS)
+def test_any_size_trains_samples_and_is_its_arguments(settings: dict[str, Any]) -> None:
+    n_sites, levels = math.prod(settings["shape"]), settings.get("levels", 2)
+    x = (levels * torch.rand(20, n_sites, generator=Key(15, "x").torch()).square()).floor()
+    model = VAE(latent=3, hidden=(12, 8), dropout=0.1, **settings)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     steps = list(fit(model, Gradient(1e-3, 3), Whole(x), Key(15, "train"), 3))
     assert steps[-1].step == 3
     assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    assert model.sample(6, Key(16, "sample").torch()).shape == (6, math.prod(shape))
-    again: nn.Module = VAE(**model.args())
+    sampled = model.eval().sample(6, Key(16, "sample").torch())
+    assert sampled.shape == (6, n_sites)
+    assert bool(((sampled == sampled.round()) & (sampled >= 0) & (sampled <= levels - 1)).all())
+    again: nn.Module = VAE(**json.loads(json.dumps(model.args())))
     again.load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize("settings", [*NETWORKS[1:], {"shape": (8, 8), "levels": 17}])
+@pytest.mark.parametrize("radius", [1.0, 2.5])
+def test_a_picture_is_the_same_however_many_are_drawn(settings: dict[str, Any], radius: float) -> None:
+    model = scrambled(VAE(latent=3, hidden=(12, 8), **settings), decoder=0.4)
+    assert differ_by_batch(model, Key(17, "pictures"), radius) <= 1.0 / 255.0
+    assert differ_by_batch(model, Key(17, "pictures"), -radius) <= 1.0 / 255.0
+    key = Key(17, "pictures").at(shard=5)
+    drawn, means = model.pictures(Streams(key, 1, first=5), radius)
+    generator = key.torch()
+    z = radius * torch.randn(1, 3, generator=generator)
+    uniform = torch.rand(1, model.n_sites, generator=generator)
+    with torch.no_grad():
+        assert torch.allclose(means, model.means(z), atol=1e-6)
+        assert torch.equal(drawn, model.pixels.draw(model.decoder(z), uniform))
+    assert bool(((means >= 0.0) & (means <= 1.0)).all())
+
+
+@pytest.mark.parametrize("levels", [2, 3])
+def test_convolutions_are_bounded_by_the_truth_too(levels: int) -> None:
+    model = scrambled(VAE((3, 2), 2, (4,), channels=[3], levels=levels), decoder=0.5)
+    line = torch.arange(levels).float()
+    x = torch.cartesian_prod(*[line] * 6)[:: 3 if levels == 2 else 30]
+    exact = quadrature(model, x)
+    if levels == 2:
+        assert float(quadrature(model, all_images(6)).exp().sum()) == pytest.approx(1.0, abs=1e-5)
+    (tight, variances), (elbo, _) = importance_weighted.bounds(model, x, Key(18, "iw"), 4000)
+    assert variances.sum() / 2.0 < 0.3 * math.sqrt(variances.sum())
+    assert abs(z_score(tight, variances, exact)) < 3.0
+    assert (elbo <= tight).all()
+
+
+def test_the_bound_rises_with_the_number_of_samples_towards_the_truth() -> None:
+    model, x = small(VAE, 2), all_images(6).repeat(40, 1)
+    bounds = [importance_weighted.bounds(model, x, Key(19, str(n)), n).weighted for n in (2, 8, 32, 128)]
+    for (low, low_noise), (high, high_noise) in pairwise(bounds):
+        noise = low.reshape(40, -1).var(0).sum() / 40 + high.reshape(40, -1).var(0).sum() / 40
+        assert (high - low).sum() / 40 > 3.0 * math.sqrt(noise)
+        assert low_noise.sum() > high_noise.sum()
+    assert bounds[-1][0].sum() < float(quadrature(model, all_images(6)).sum()) * 40
+
+
+def test_many_samples_and_large_images_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, key = small(VAE, 2), all_images(6)[:16], Key(21, "iw")
+    seen: list[int] = []
+    model.decoder.register_forward_hook(lambda _, __, output: seen.append(output.numel()))
+    with torch.no_grad():
+        whole = model.log_weights(x, 5000, key.torch())
+        assert seen == [16 * 5000 * 6]
+        seen.clear()
+        monkeypatch.setattr(vae, "_AT_ONCE", 10_000)
+        parts = model.log_weights(x, 5000, key.torch())
+    assert torch.allclose(whole, parts, atol=1e-5)
+    assert max(seen) <= 10_000
+    assert sum(seen) == 16 * 5000 * 6
+
+
+def test_free_bits_and_warm_up_change_the_loss_and_not_the_bound() -> None:
+    x, key = all_images(6), Key(22, "loss")
+    plain = scrambled(VAE((3, 2), 3, (8,)), encoder=0.5)
+    changed = VAE((3, 2), 3, (8,), free_bits=1.0, kl_warm_up=10)
+    changed.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        assert torch.equal(plain.elbo(x, key.torch()), changed.elbo(x, key.torch()))
+        mean_elbo = float(plain.elbo(x, key.torch()).mean())
+        loss, metrics = plain.loss(x, key.torch())
+        assert float(loss) == pytest.approx(-mean_elbo, rel=1e-5)
+        likelihood, divergence = plain.terms(x, key.torch())
+        charged = float(divergence.mean(0).clamp(min=1.0).sum())
+        # The average over the batch comes first: image by image the floor would cost more.
+        assert float(divergence.mean(0).min()) < 1.0 < float(divergence.mean(0).max())
+        assert charged < float(divergence.clamp(min=1.0).mean(0).sum()) - 0.01
+        for step, weight in ((0, 0.1), (4, 0.5), (9, 1.0), (500, 1.0)):
+            loss, seen = changed.loss(x, key.torch(), step=step)
+            assert float(loss) == pytest.approx(-float(likelihood.mean()) + weight * charged, rel=1e-5)
+            assert {name: seen[name] for name in ("reconstruction", "divergence")} == {
+                name: metrics[name] for name in ("reconstruction", "divergence")
+            }
+
+
+def test_a_coordinate_within_its_free_bits_is_not_pushed() -> None:
+    model, x = VAE((3, 2), 3, (8,), free_bits=50.0), all_images(6)
+    model.decoder.requires_grad_(False)
+    for parameter in model.decoder.parameters():
+        parameter.zero_()
+    model.loss(x, Key(23, "loss").torch())[0].backward()
+    assert all(not parameter.grad.any() for parameter in model.encoder.parameters())
+    model = VAE((3, 2), 3, (8,), free_bits=0.0)
+    model.loss(x, Key(23, "loss").torch())[0].backward()
+    assert all(parameter.grad.any() for parameter in model.encoder.parameters())
+
+
+def linear(n: int, seed: int) -> tuple[Tensor, float, float]:
+    """Return n points of 6 coordinates, and the nats of probabilistic PCA with 2 components and with 1."""
+    generator = Key(seed, "data").torch()
+    scales = torch.tensor([2.0, 1.2, 0.5, 0.45, 0.4, 0.35])
+    mixing = torch.linalg.qr(torch.randn(6, 6, generator=generator))[0]
+    x = (torch.randn(n, 6, generator=generator) * scales) @ mixing + torch.linspace(-1.0, 2.0, 6)
+    values = torch.linalg.eigvalsh(torch.cov(x.double().T, correction=0)).flip(0)
+
+    def nats(k: int) -> float:
+        """Tipping & Bishop 1999, eq. 4 at its maximum."""
+        noise = values[k:].mean()
+        return -0.5 * float(values[:k].log().sum() + (6 - k) * noise.log() + 6 * (1 + math.log(2 * math.pi)))
+
+    assert PCA(2).fit(x.numpy()).score(x.numpy()) == pytest.approx(nats(2), abs=1e-4)
+    return x, nats(2), nats(1)
+
+
+class Sharper(VAE):
+    """Charges half of the divergence, as a β-VAE that is called a VAE."""
+
+    def loss(self, x: Tensor, generator: torch.Generator, step: int = 0) -> Loss:
+        likelihood, divergence = self.terms(x, generator)
+        loss = 0.5 * divergence.sum(1).mean() - likelihood.mean()
+        return loss, {"loss": loss.detach()}
+
+
+def test_a_linear_model_reaches_probabilistic_pca() -> None:
+    x, exact, with_one = linear(500, 24)
+    gaps = {}
+    for kind in (VAE, Sharper):
+        with torch.random.fork_rng():
+            torch.manual_seed(24)
+            model = kind((3, 2), 2, [], decoder="gaussian")
+        learner = Gradient(5e-2, 500, ema=0.98)
+        *_, done = fit(model, learner, Whole(x), Key(24, "train"), 500)
+        learner.export(model, done.state)
+        (tight, variances), (elbo, noise) = importance_weighted.bounds(model, x, Key(24, "iw"), 60)
+        error = math.sqrt(noise.sum()) / len(x)
+        assert error < 1e-3 * 6
+        assert elbo.mean() < exact + 3.0 * error
+        assert tight.mean() < exact + 3.0 * math.sqrt(variances.sum()) / len(x)
+        gaps[kind] = exact - elbo.mean()
+    assert gaps[VAE] < 3e-3 * 6
+    assert gaps[Sharper] > 10e-3 * 6
+    assert exact - with_one > 0.3
 
 
 @pytest.mark.slow

@@ -13,5 +13,6 @@ MODELS = {
     "dbm": "genmodels.models.dbm:DBM",
     "neural_energy": "genmodels.models.neural_energy:NeuralEnergy",
     "vae": "genmodels.models.vae:VAE",
+    "hvae": "genmodels.models.hvae:HVAE",
     "diffusion": "genmodels.models.diffusion:Diffusion",
 }

@@ -1,4 +1,4 @@
-"""Variational autoencoder for binary images."""
+"""Variational autoencoder, for binary and for grey images."""
 
 import math
 from collections.abc import Sequence
@@ -7,102 +7,127 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genmodels.networks.mlp import mlp
+from genmodels.networks import convolutional
+from genmodels.networks.diagonal_normal import DiagonalNormal
+from genmodels.networks.evidence import Loss, evidence_loss
+from genmodels.networks.pixels import pixels
 from genmodels.protocols import Domain
-from genmodels.streams import Streams, normal
+from genmodels.streams import Streams, normal, uniform
 
-_LOG_2PI = math.log(2.0 * math.pi)
-
-
-def _log_normal(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    return -0.5 * ((z - mean).square() * torch.exp(-log_variance) + log_variance + _LOG_2PI).sum(-1)
+_AT_ONCE = 2**24  # numbers in the layers of the decoder
 
 
 class VAE(nn.Module):
-    """q_θ(x) = ∫ N(z; 0, I) Π_i Bernoulli(x_i; y_i(z)) dz with the encoder q_φ(z|x) = N(μ(x), diag σ²(x)).
+    """q_θ(x) = ∫ N(z; 0, I) Π_i q(x_i|y_i(z)) dz with the encoder q_φ(z|x) = N(μ(x), diag σ²(x)).
 
-    Both maps are perceptrons. Kingma & Welling 2013; importance-weighted bound: Burda et al. 2015.
+    Both maps are perceptrons, with convolutions next to the image if `channels` are given. Kingma & Welling
+    2013; importance-weighted bound: Burda et al. 2015.
 
     Args:
         shape: Height, width and perhaps channels of the images.
         latent: Dimensions of z.
         hidden: Units of the encoder's hidden layers, and of the decoder's in reverse.
         dropout: Share of hidden units silenced in training.
+        channels: Features of the convolutions, each half as wide as the one before; none: perceptrons alone.
+        levels: K, the number of grey levels; 2 for binary images.
+        decoder: Distribution of a pixel: bernoulli, discretised_logistic, or gaussian, which is a density;
+            None: the first for 2 levels, the second for more.
+        free_bits: Nats of each coordinate that the loss does not push down; the bound knows nothing of it.
+        kl_warm_up: Steps in which the divergence's weight in the loss rises to 1.
+
+    Raises:
+        InputError: an unknown decoder, one that does not fit `levels`, or too many `channels` for the image.
     """
 
-    domain: Domain = "binary"
-
     def __init__(
-        self, shape: Sequence[int], latent: int, hidden: Sequence[int], dropout: float = 0.0
+        self,
+        shape: Sequence[int],
+        latent: int,
+        hidden: Sequence[int],
+        dropout: float = 0.0,
+        channels: Sequence[int] = (),
+        levels: int = 2,
+        decoder: str | None = None,
+        free_bits: float = 0.0,
+        kl_warm_up: int = 0,
     ) -> None:
-        """Build both perceptrons, with torch's random first weights."""
+        """Build both networks, with torch's random first weights."""
         super().__init__()
-        self._args = {"shape": list(shape), "latent": latent, "hidden": list(hidden), "dropout": dropout}
-        self.latent = latent
+        self._args = {
+            "shape": list(shape), "latent": latent, "hidden": list(hidden), "dropout": dropout,
+            "channels": list(channels), "levels": levels, "decoder": decoder, "free_bits": free_bits,
+            "kl_warm_up": kl_warm_up,
+        }  # fmt: skip
+        self.latent, self.free_bits, self.kl_warm_up = latent, free_bits, kl_warm_up
         self.n_sites = math.prod(shape)
-        self.encoder = mlp([self.n_sites, *hidden, 2 * latent], dropout)
-        self.decoder = mlp([latent, *reversed(hidden), self.n_sites], dropout)
+        self.pixels = pixels(decoder, levels)
+        self.domain: Domain = self.pixels.domain
+        self.is_density: bool = self.pixels.is_density
+        self.encoder = convolutional.encoder(shape, channels, [*hidden, 2 * latent], dropout)
+        down = (shape, channels, [latent, *reversed(hidden)], self.pixels.n_outputs)
+        self.decoder = convolutional.decoder(*down, dropout)
+        self._footprint = convolutional.footprint(*down)
 
     def args(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return dict(self._args)
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return μ and log σ² of q(z|x)  # (image, site) -> (image, latent) twice."""
-        mean, log_variance = self.encoder(2.0 * x - 1.0).chunk(2, dim=1)
-        return mean, log_variance
+    def encode(self, x: Tensor) -> DiagonalNormal:
+        """Return q(z|x)  # (image, site) -> (image, latent)."""
+        return DiagonalNormal.of(self.encoder(self.pixels.scaled(x)))
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        """Return log q(x|z) = Σ_i x_i log y_i + (1−x_i) log(1−y_i)  # (…, site), (…, latent) -> (…), nats."""
-        logits = self.decoder(z)
-        total: Tensor = (x * logits - nn.functional.softplus(logits)).sum(-1)
+        """Return log q(x|z) = Σ_i log q(x_i|y_i(z))  # (…, site), (…, latent) -> (…), nats."""
+        total: Tensor = self.pixels.log_prob(x, self.decoder(z))
         return total
 
-    def _terms(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        mean, log_variance = self.encode(x)
-        z = mean + torch.exp(0.5 * log_variance) * normal(generator, *mean.shape, dtype=x.dtype)
-        divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(1)
-        return self.log_likelihood(x, z), divergence
+    def terms(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return log q(x|z) at one z per image, and D(q(z_j|x) ‖ N(0, 1))  # (image,), (image, latent)."""
+        encoded = self.encode(x)
+        eps = normal(generator, *encoded.mean.shape, dtype=x.dtype)
+        divergence = encoded.divergence(DiagonalNormal.standard(x))
+        return self.log_likelihood(x, encoded.draw(eps)), divergence
 
     def elbo(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return log q(x|z) − D(q(z|x) ‖ N(0, I)), one z per image  # (image, site) -> (image,), nats."""
-        likelihood, divergence = self._terms(x, generator)
-        return likelihood - divergence
+        likelihood, divergence = self.terms(x, generator)
+        return likelihood - divergence.sum(1)
 
     def log_weights(self, x: Tensor, n_samples: int, generator: torch.Generator) -> Tensor:
         """Return log q_θ(x, z) − log q_φ(z|x) at samples of z  # (image, site) -> (image, sample), nats."""
-        mean, log_variance = (part[:, None, :] for part in self.encode(x))
-        shape = (len(x), n_samples, self.latent)
-        eps = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
-        z = mean + torch.exp(0.5 * log_variance) * eps
-        zero = torch.zeros((), device=x.device, dtype=x.dtype)
-        prior = _log_normal(z, zero, zero)
-        return self.log_likelihood(x[:, None, :], z) + prior - _log_normal(z, mean, log_variance)
+        encoded = DiagonalNormal(*(part[:, None, :] for part in self.encode(x)))
+        z = encoded.draw(normal(generator, len(x), n_samples, self.latent, dtype=x.dtype))
+        at_once = max(1, _AT_ONCE // (len(x) * self._footprint))
+        parts = [self.log_likelihood(x[:, None, :], part) for part in torch.split(z, at_once, 1)]
+        return torch.cat(parts, 1) + DiagonalNormal.standard(x).log_prob(z) - encoded.log_prob(z)
 
-    def loss(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean of −elbo over the batch, and its two terms."""
-        likelihood, divergence = (part.mean() for part in self._terms(x, generator))
-        loss = divergence - likelihood
-        metrics = {"loss": loss, "reconstruction": -likelihood, "divergence": divergence}
-        return loss, {name: value.detach() for name, value in metrics.items()}
+    def loss(self, x: Tensor, generator: torch.Generator, step: int = 0) -> Loss:
+        """Return what is minimised after `step` steps, and the terms of the bound  # (image, site)."""
+        likelihood, divergence = self.terms(x, generator)
+        return evidence_loss(likelihood, [divergence], self.free_bits, self.kl_warm_up, step)
 
     def means(self, z: Tensor) -> Tensor:
-        """Return the pixel probabilities y(z)  # (image, latent) -> (image, site) in [0, 1]."""
-        return torch.sigmoid(self.decoder(z))
+        """Return the pixels' means, grey levels over K − 1  # (image, latent) -> (image, site) in [0, 1]."""
+        means: Tensor = self.pixels.means(self.decoder(z))
+        return means
+
+    def _latent(self, n: int, generator: torch.Generator, radius: float) -> Tensor:
+        return radius * normal(generator, n, self.latent)
 
     @torch.no_grad()
     def sample_means(self, n: int, generator: torch.Generator, radius: float = 1.0) -> Tensor:
-        """Return y(z) of z ~ N(0, radius² I): below 1 typical pictures, above 1 unusual ones  # (n, site)."""
-        device = next(self.parameters()).device
-        z = radius * torch.randn(n, self.latent, generator=generator, device=device)
-        return self.means(z)
+        """Return means in [0, 1] at z ~ N(0, radius² I): below 1 typical, above unusual  # (n, site)."""
+        return self.means(self._latent(n, generator, radius))
 
+    @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator, radius: float = 1.0) -> Tensor:
-        """Return n pictures drawn from `sample_means`  # (n, site) in {0, 1}."""
-        return torch.bernoulli(self.sample_means(n, generator, radius), generator=generator)
+        """Return n pictures in the model's domain, z ~ N(0, radius² I)  # (n, site)."""
+        output = self.decoder(self._latent(n, generator, radius))
+        drawn: Tensor = self.pixels.draw(output, uniform(generator, n, self.n_sites))
+        return drawn
 
     @torch.no_grad()
     def pictures(self, streams: Streams, radius: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Return a picture a stream and its pixels' probabilities  # (picture, site) twice."""
-        means = self.means(radius * streams.normal(self.latent))
-        return (streams.uniform(self.n_sites) < means).to(means.dtype), means
+        """Return a picture a stream, in the model's domain, and its means in [0, 1]  # (picture, site)."""
+        output = self.decoder(radius * streams.normal(self.latent))
+        return self.pixels.draw(output, streams.uniform(self.n_sites)), self.pixels.means(output)
