@@ -467,6 +467,8 @@ class Progress(NamedTuple):
     n_steps: int
     metrics: dict[str, float]
     state: Any = None  # the learner's, for `Learner.tensors`
+    n_images: int = 0  # that the step saw
+    waited: float = 0.0  # seconds, for them
 
 
 class Learner(Protocol[State]):

@@ -13,23 +13,24 @@ class EarlyStopping:
     """Keeps the parameters with the highest held-out likelihood; tells when it has long been reached.
 
     Args:
-        patience: Points of the curve with a figure, none of them the best, after which to stop.
+        patience: Points of the curve with a figure, none of them the best, after which to stop; None: never.
+        metric: The figure.
     """
 
-    def __init__(self, patience: int) -> None:
+    def __init__(self, patience: int | None, metric: str = METRIC) -> None:
         """Start with nothing seen."""
-        self.patience, self.waited, self.value = patience, 0, -math.inf
+        self.patience, self.metric, self.waited, self.value = patience, metric, 0, -math.inf
         self.best: dict[str, Tensor] = {}
 
     def see(self, figures: dict[str, float], model: Any) -> bool:
         """Note the figures of a model; return whether to stop."""
-        if METRIC not in figures:
+        if self.metric not in figures:
             return False
         self.waited += 1
-        if figures[METRIC] > self.value:
-            self.value, self.waited = figures[METRIC], 0
+        if figures[self.metric] > self.value:
+            self.value, self.waited = figures[self.metric], 0
             self.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        return self.waited >= self.patience
+        return self.patience is not None and self.waited >= self.patience
 
     def put_back(self, model: Any) -> None:
         """Give `model` the best parameters, if any figure was seen."""

@@ -50,14 +50,17 @@ def _live(title: str) -> Iterator[Report]:
 
 def _lines(title: str) -> Report:
     start = last = time.monotonic()
+    before: int | None = None  # what had been done when this began: a resumed run has not done all of it
 
     def report(done: int, total: int, **figures: float) -> None:
-        nonlocal last
+        nonlocal before, last, start
         now = time.monotonic()
-        if now - last < _LINE_EVERY or done == 0:
+        if before is None:
+            before, start = (done, now) if now - last < _LINE_EVERY else (0, start)
+        if now - last < _LINE_EVERY or done == before:
             return
         last = now
-        left = (now - start) * (total - done) / done
+        left = (now - start) * (total - done) / (done - before)
         print(
             f"{title}: {done} of {total}, {left:.0f} s left{_text(figures, ', ')}",
             file=sys.stderr,

@@ -1,55 +1,41 @@
 """A training as a stage runs it: resumed from its checkpoint, with a bar, a curve and tracked metrics."""
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from genmodels.artifacts import load_tensors, new_file, new_folder, read_json, save_tensors, write_json
+from genmodels.artifacts import load_tensors, new_folder, read_json, save_tensors, write_json
 from genmodels.learners.fit import checkpoint, fit
 from genmodels.protocols import Learner, Progress
 from genmodels.streams import Key
 from pipelines import progress
-from pipelines.early_stopping import EarlyStopping
+from pipelines.curve import MONITOR_EVERY, Curve, Row
+from pipelines.early_stopping import METRIC, EarlyStopping
 from pipelines.stage import Stage, rank
 
-_CHECKPOINT_EVERY = 15.0  # seconds; how often never changes the result
-_POINTS = 200  # of a curve
-_MONITOR_EVERY = _POINTS // 10  # points, and at the last step
-
-Row = dict[str, float]
+_SHOW_EVERY = 1.0  # seconds
+_BOUNDS = ("elbo_validation", METRIC)  # figures that are shown from one look at the model to the next
 
 
-class Curve:
-    """Metrics averaged over windows of steps, one row a window; windows depend on n_steps only."""
+class Every(NamedTuple):
+    """How often a checkpoint is written, by whichever comes first; it never changes the result."""
 
-    def __init__(self, n_steps: int) -> None:
-        self.window = max(1, n_steps // _POINTS)
-        self.rows: list[Row] = []
-        self._sums: Row = {}
+    steps: int | None = None
+    seconds: float | None = 15.0
 
-    def add(self, done: Progress) -> Row | None:
-        """Count one step's metrics; return the row that it completes, if any."""
-        for name, value in done.metrics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        if done.step % self.window and done.step != done.n_steps and not done.metrics.get("converged"):
-            return None
-        n = done.step - int(self.rows[-1]["step"]) if self.rows else done.step
-        row = {"step": float(done.step)} | {name: total / n for name, total in self._sums.items()}
-        self.rows.append(row)
-        self._sums = {}
-        return row
+    def due(self, step: int, saved: float) -> bool:
+        """Return whether to write one after `step` steps, the last being written at the time `saved`."""
+        by_step = self.steps is not None and step % self.steps == 0
+        return by_step or (self.seconds is not None and time.monotonic() - saved > self.seconds)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return all of it as JSON-ready values."""
-        return {"rows": self.rows, "sums": self._sums}
 
-    def restore(self, entries: dict[str, Any]) -> None:
-        """Go on from what `to_dict` returned."""
-        self.rows, self._sums = entries["rows"], entries["sums"]
+QUARTER_MINUTE = Every()
 
 
 def train(
@@ -57,16 +43,17 @@ def train(
     name: str,
     model: Any,
     learner: Learner[Any],
-    batches: Callable[[int], Tensor],
+    batches: Callable[[int], Any],
     key: Key,
     n_steps: int,
     monitor: Callable[[Any, Any], Row] | None = None,
     stopping: EarlyStopping | None = None,
+    every: Every = QUARTER_MINUTE,
 ) -> list[Row]:
     """Train `model` in place, from the checkpoint `name` in the scratch if there is one; return the curve.
 
     It ends early where the learner's metric `converged` is 1, or `stopping` says so. Of several processes the
-    first writes.
+    first monitors, decides and writes.
 
     Args:
         stage: The stage that trains.
@@ -79,11 +66,12 @@ def train(
         monitor: Held-out figures, from the model and the learner's state, added to every tenth of the curve.
             It is resumed, too, if it has `tensors` and `restore`.
         stopping: Ends the training, and keeps the best of the monitored models instead of the last.
+        every: How often a checkpoint is written.
 
     Raises:
         FloatingPointError: the training diverged; the message says where its last good state is kept.
     """
-    run = _Run(stage, name, model, learner, Curve(n_steps), monitor, stopping)
+    run = _Run(stage, name, model, learner, Curve(n_steps), monitor, stopping, every)
     start = run.resume()
     with progress.bar(f"{stage.name} {name}".strip()) as report:
         try:
@@ -93,6 +81,22 @@ def train(
         except FloatingPointError as error:
             raise FloatingPointError(f"{error}{run.last_good()}") from error
     return run.end()
+
+
+class _Speed:
+    """Images a second since this process began to train, and the share of time that it waited for them."""
+
+    def __init__(self) -> None:
+        self.start, self.n_images, self.waited = time.monotonic(), 0, 0.0
+
+    def see(self, done: Progress) -> None:
+        self.n_images += done.n_images
+        self.waited += done.waited
+
+    def figures(self) -> Row:
+        """Return both, for MLflow: no output has a time in it."""
+        elapsed = max(time.monotonic() - self.start, 1e-9)
+        return {"images_per_second": self.n_images / elapsed, "waiting_for_images": self.waited / elapsed}
 
 
 class _Run:
@@ -107,40 +111,57 @@ class _Run:
         curve: Curve,
         monitor: Callable[[Any, Any], Row] | None,
         stopping: EarlyStopping | None,
+        every: Every,
     ) -> None:
         self.stage, self.name, self.model, self.learner, self.curve = stage, name, model, learner, curve
-        self.monitor, self.stopping = monitor, stopping
-        self.folder, self.saved, self.done = stage.scratch / name, time.monotonic(), Progress(0, 0, {})
+        self.monitor, self.stopping, self.every = monitor, stopping, every
+        self.folder, self.done = stage.scratch / name, Progress(0, 0, {})
+        self.saved, self.shown, self.speed = time.monotonic(), -math.inf, _Speed()
+        self.figures: Row = {}
         parts = {"monitor": monitor, "stopping": stopping}
         self.resumed = {part: each for part, each in parts.items() if hasattr(each, "restore")}
 
     def see(self, done: Progress, report: Callable[..., Any]) -> bool:
         """Note a step; return whether it is to be the last."""
         self.done, stop = done, bool(done.metrics.get("converged"))
-        row = self.curve.add(done)
+        self.speed.see(done)
+        row, last = self.curve.add(done), done.step == done.n_steps
         if row is not None:
-            last = done.step == done.n_steps
-            if self.monitor is not None and (len(self.curve.rows) % _MONITOR_EVERY == 0 or last):
+            if self.monitor is not None and (len(self.curve.rows) % MONITOR_EVERY == 0 or last):
                 stop |= self._look(row)
-            metrics = {f"{self.name}/{metric}": value for metric, value in row.items()}
-            self.stage.run.metrics(metrics, done.step)
-            report(done.step, done.n_steps, **{metric: row[metric] for metric in list(row)[1:3]})
-        due = time.monotonic() - self.saved > _CHECKPOINT_EVERY
-        if rank() == 0 and not stop and done.step < done.n_steps and due:
+            told = row | self.speed.figures()
+            self.stage.run.metrics({f"{self.name}/{metric}": told[metric] for metric in told}, done.step)
+            bounds = {name: row[name] for name in _BOUNDS if name in row}
+            self.figures = self.figures | dict(list(row.items())[1:3]) | bounds
+        if row is not None or time.monotonic() - self.shown > _SHOW_EVERY:
+            self.shown = time.monotonic()
+            speed = self.speed.figures()["images_per_second"]
+            report(done.step, done.n_steps, images_per_second=speed, **self.figures)
+        if rank() == 0 and not stop and not last and self.every.due(done.step, self.saved):
             self._save(self.folder)
             self.saved = time.monotonic()
         return stop
 
     def _look(self, row: Row) -> bool:
-        """Add the monitored figures to a row; return whether to stop."""
-        assert self.monitor is not None
-        if self.stopping is None:
-            row |= self.monitor(self.model, self.done.state)
-            return False
-        shown = copy.deepcopy(self.model)
-        self._export(shown)
-        row |= self.monitor(shown, self.done.state)
-        return self.stopping.see(row, shown)
+        """Have the first process add the monitored figures to its row; return whether to stop, to all."""
+        stop = False
+        if rank() == 0:
+            assert self.monitor is not None
+            shown = self.model
+            if self.stopping is not None:
+                shown = copy.deepcopy(self.model)
+                self._export(shown)
+            row |= self.monitor(shown, self.done.state)
+            stop = self.stopping is not None and self.stopping.see(row, shown)
+        return stop if self.stopping is None else self._agreed(stop)
+
+    def _agreed(self, stop: bool) -> bool:
+        """Return what the first process says."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return stop
+        told = torch.tensor(float(stop), device=next(self.model.parameters()).device)
+        torch.distributed.broadcast(told, 0)
+        return bool(told)
 
     def _export(self, model: Any) -> None:
         if hasattr(self.learner, "export"):
@@ -183,19 +204,3 @@ class _Run:
             each.restore(load_tensors(self.folder / f"{part}.safetensors"))
         self.curve.restore(read_json(self.folder / "curve.json"))
         return load_tensors(self.folder / "learner.safetensors")
-
-
-def write_curve(path: Path, rows: list[Row]) -> None:
-    """Write a curve as CSV: one column a metric, empty where a row lacks it."""
-    first = [name for name in ("start", "step") if name in rows[0]]
-    columns = first + sorted({name for row in rows for name in row} - set(first))
-    lines = [",".join(columns)]
-    lines += [",".join(_cell(row.get(name)) for name in columns) for row in rows]
-    with new_file(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
-
-
-def _cell(value: float | None) -> str:
-    if value is None:
-        return ""
-    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)

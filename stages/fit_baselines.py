@@ -13,8 +13,9 @@ from genmodels.learners import LEARNERS
 from genmodels.learners.fit import Whole
 from genmodels.models import MODELS
 from genmodels.streams import Key
+from pipelines.curve import Row, write_curve
 from pipelines.stage import Stage, main
-from pipelines.training import Row, train, write_curve
+from pipelines.training import train
 
 LEARNER = {
     "independent": "closed_form",

@@ -1,5 +1,6 @@
 """Models that learn by gradients: energy models by any of their rules, VAE and diffusion with Accelerate."""
 
+import sys
 from collections.abc import Callable
 from math import prod
 from typing import Any
@@ -18,10 +19,11 @@ from genmodels.learners.monitor import Monitor
 from genmodels.models import MODELS
 from genmodels.protocols import HasClasses, HasElbo, HasStatistics
 from genmodels.streams import Key
+from pipelines.curve import Row, write_curve
 from pipelines.early_stopping import EarlyStopping
 from pipelines.pretraining import pretrain
 from pipelines.stage import Stage, main, rank
-from pipelines.training import Row, train, write_curve
+from pipelines.training import Every, train
 
 _MONITORED = 1000  # images of a split, at most
 
@@ -32,19 +34,12 @@ def work(stage: Stage) -> None:
     settings = stage.settings("train")
     prepared = images.load(stage.out / "prepare" / "images")
     key = Key(stage.params.seed, f"train/{stage.model}")
-    sizes = {
-        "shape": prepared.shape,
-        "n_visible": prod(prepared.shape),
-        "levels": 2 if settings["track"] == "binary" else prepared.levels,
-        "n_classes": _n_classes(prepared) if settings.get("class_conditional") else 0,
-    }
-    with torch.random.fork_rng():
-        torch.manual_seed(key.child("weights").counter())
-        model = registry.build(MODELS, settings["model"], settings | sizes)
+    model = _untrained(settings, prepared, key.child("weights"))
     splits = {
         name: images.batch(prepared.splits[name], settings["track"], model.domain)
         for name in ("train", "validation")
     }
+    _look_at(stage, splits["train"], settings)
     conditional = isinstance(model, HasClasses) and model.n_classes > 0
     labels = torch.from_numpy(prepared.splits["train"].labels) if conditional else None
     if "pretraining" in settings:
@@ -53,12 +48,13 @@ def work(stage: Stage) -> None:
     phases = [settings, *(settings | more for more in settings.get("again", []))]
     for number, phase in enumerate(phases):
         name, here = (f"again-{number}", key.child(f"again-{number}")) if number else ("fit", key)
-        rule = phase | sizes | {"n_steps": phase["steps"]}
+        rule = phase | {"n_visible": prod(prepared.shape), "n_steps": phase["steps"]}
         learner = registry.build(LEARNERS, phase.get("rule", "gradient"), rule)
         batches = Shuffled(splits["train"], phase["batch"], here.child("order"), labels)
         monitor = _monitor(model, splits, phase, here.child("monitor"))
-        stopping = EarlyStopping(phase["patience"]) if phase.get("patience") else None
-        rows = train(stage, name, model, learner, batches, here, phase["steps"], monitor, stopping)
+        every = Every(**phase.get("checkpoint_every", {}))
+        steps, stopping = phase["steps"], _stopping(phase)
+        rows = train(stage, name, model, learner, batches, here, steps, monitor, stopping, every)
         curve += [{"start": float(number)} | row for row in rows] if len(phases) > 1 else rows
     if rank() > 0:
         return
@@ -67,6 +63,38 @@ def work(stage: Stage) -> None:
     write_curve(out / f"{stage.model}.csv", curve)
     stage.run.file(out / f"{stage.model}.csv")
     stage.run.model(out / stage.model, stage.registered_name())
+
+
+def _untrained(settings: dict[str, Any], prepared: images.Images, key: Key) -> Any:
+    sizes = {
+        "shape": prepared.shape,
+        "n_visible": prod(prepared.shape),
+        "levels": 2 if settings["track"] == "binary" else prepared.levels,
+        "n_classes": _n_classes(prepared) if settings.get("class_conditional") else 0,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(key.counter())
+        return registry.build(MODELS, settings["model"], settings | sizes)
+
+
+def _look_at(stage: Stage, x: Tensor, settings: dict[str, Any]) -> None:
+    """Say where a batch is all images.
+
+    Raises:
+        InputError: a network would learn one image only.
+    """
+    if "rule" not in settings and bool((x == x[:1]).all()):
+        raise InputError(f"{stage.name}: all {len(x)} training images are the same: nothing is to be learnt")
+    if rank() == 0 and settings["batch"] > len(x):
+        told = f"batch = {settings['batch']} is more than the {len(x)} training images: every step sees all"
+        print(f"{stage.name}: {told}", file=sys.stderr)
+
+
+def _stopping(settings: dict[str, Any]) -> EarlyStopping | None:
+    """Return what keeps the best: of a network always, of an energy model where it may end the training."""
+    if "rule" not in settings:
+        return EarlyStopping(settings["patience"], "elbo_validation")
+    return EarlyStopping(settings["patience"]) if settings.get("patience") else None
 
 
 def _n_classes(prepared: images.Images) -> int:
@@ -96,8 +124,10 @@ def _bounds(splits: dict[str, Tensor], key: Key) -> Callable[[Any, Any], Row]:
     @torch.no_grad()
     def bound(model: Any, state: Any) -> Row:
         model.eval()
+        device = next(model.parameters()).device
+        noise = {name: key.child(name).torch(device) for name in splits}
         return {
-            f"elbo_{name}": float(model.elbo(x[:_MONITORED], key.child(name).torch()).mean())
+            f"elbo_{name}": float(model.elbo(x[:_MONITORED].to(device), noise[name]).mean())
             for name, x in splits.items()
         }
 

@@ -1,6 +1,7 @@
 """The one training loop, and the order in which it sees the data."""
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -95,14 +96,18 @@ def fit(
         first = int(start[_STEP])
         state = learner.restore(model, {name: tensor for name, tensor in start.items() if name != _STEP})
     for step in range(first, n_steps):
-        state, metrics = learner.step(model, state, batches(step), key.at(round=step))
+        asked = time.perf_counter()
+        batch = batches(step)
+        waited = time.perf_counter() - asked
+        state, metrics = learner.step(model, state, batch, key.at(round=step))
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise FloatingPointError(
                     f"training: {name} is {value} at step {step + 1} of {n_steps}: "
                     "try a smaller learning rate, or look for non-finite data"
                 )
-        yield Progress(step + 1, n_steps, metrics, state)
+        n_images = len(batch.x if isinstance(batch, Labelled) else batch)
+        yield Progress(step + 1, n_steps, metrics, state, n_images, waited)
 
 
 def checkpoint(learner: Learner[Any], progress: Progress) -> dict[str, Tensor]:

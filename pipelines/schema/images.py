@@ -132,6 +132,13 @@ class NeuralEnergy(EnergyModel):
     hidden: list[Count] = Field(min_length=1)
 
 
+class Checkpoints(Block):
+    """How often a training is written down, by whichever comes first."""
+
+    steps: Count | None
+    seconds: Positive | None
+
+
 class Network(Block):
     """How a model learns by gradients."""
 
@@ -139,10 +146,26 @@ class Network(Block):
     processes: Count
     dropout: Fraction
     batch: Count
+    accumulate: Count
+    mixed_precision: Literal["bf16", "fp16"] | None
+    optimiser: Literal["adamw", "sgd"]
     learning_rate: Positive
+    warm_up: Whole
+    clip: Positive | None
     weight_decay: NonNegative
     ema: Fraction
     steps: Count
+    patience: Count | None
+    checkpoint_every: Checkpoints
+
+    @model_validator(mode="after")
+    def _parts(self) -> "Network":
+        parts = self.processes * self.accumulate
+        if self.batch % parts:
+            raise ValueError(
+                f"batch = {self.batch} cannot be cut into processes * accumulate = {parts} equal parts"
+            )
+        return self
 
 
 class VAE(Network):

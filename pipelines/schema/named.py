@@ -94,11 +94,23 @@ class DBM(Kept):
     steps: Count
 
 
+class VAE(images.VAE, Kept):
+    """A variational autoencoder."""
+
+    model: Literal["vae"]
+
+
+class Diffusion(images.Diffusion, Kept):
+    """A variational diffusion model."""
+
+    model: Literal["diffusion"]
+
+
 Baseline = Annotated[
     Independent | IndependentLevels | Gaussian | GaussianMixture | BernoulliMixture,
     Field(discriminator="model"),
 ]
-Trained = Annotated[RBM | DBM, Field(discriminator="model")]
+Trained = Annotated[RBM | DBM | VAE | Diffusion, Field(discriminator="model")]
 
 
 class Exchange(Block):
