@@ -142,7 +142,7 @@ class Checkpoints(Block):
 class Network(Block):
     """How a model learns by gradients."""
 
-    track: Literal["binary"]
+    track: Track
     processes: Count
     dropout: Fraction
     batch: Count
