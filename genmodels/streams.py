@@ -123,6 +123,11 @@ class Streams:
         """Return the number of pictures."""
         return len(self._generators)
 
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """Return each picture's generator, as it is now, on the CPU."""
+        return self._generators
+
     def normal(self, *shape: int) -> Tensor:
         """Return standard normal numbers of `shape` for each picture  # (picture, *shape), float32."""
         return torch.stack([torch.randn(shape, generator=g) for g in self._generators]).to(self.device)

@@ -13,13 +13,12 @@ from genmodels.networks.noise import Noise
 from genmodels.networks.prediction import Prediction, Reading
 
 Method = Literal["ancestral", "ddim", "flow"]
-_TIME_SCALE = 1000.0
 
 
 class Denoiser(nn.Module):
     """x̂(z_t, t) and ε̂(z_t, t) of noisy images z_t = √ᾱ_t x + σ_t ε, with labels or without.
 
-    diffusers' U-Net is told the time on a scale of 0 to 1000, the compact one γ_t itself. What it puts out is
+    diffusers' U-Net is told the number of the level, from 0, the compact one γ_t itself. What it puts out is
     the prediction, plain, so that schedulers made for such networks can drive it. One class more than there
     are stands for no label.
 
@@ -69,7 +68,7 @@ class Denoiser(nn.Module):
         Raises:
             InputError: a label that is no class.
         """
-        time = self.noise.at(t) if self.compact else _TIME_SCALE * self.noise.position(t)
+        time = self.noise.at(t) if self.compact else t.double() - 1.0
         image = z.view(-1, self.height, self.width, self.depth).permute(0, 3, 1, 2)
         output: Tensor = self.unet(image, time.to(z.dtype), *self._classes(labels, z))
         return output.permute(0, 2, 3, 1).flatten(1)

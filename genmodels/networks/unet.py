@@ -67,7 +67,7 @@ class UNet(nn.Module):
 
         Args:
             z: Noisy images  # (image, channel, height, width)
-            time: Level of noise on a scale of 0 to 1000, which the sinusoids resolve  # (image,)
+            time: Number of the level of noise, from 0 as diffusers' schedulers count  # (image,)
             labels: Of a network with classes, n_classes for none; none for all if None  # (image,)
         """
         if self.n_classes is None:
