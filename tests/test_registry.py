@@ -53,6 +53,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "neural_energy": {"n_visible": N_PIXELS, "hidden": [8, 4]},
     "vae": {"shape": [2, 3], "latent": 2, "hidden": [8]},
     "hvae": {"shape": [2, 3], "latents": [2, 1], "hidden": [8, 4]},
+    "autoencoder": {"shape": [2, 3], "channels": [8], "latent": 1, "levels": 2},
     "diffusion": {"shape": [2, 3], "channels": [32], "T": 4, "dropout": 0.0},
 }
 CONTINUOUS = "N(0, I) to N(μ, Λ⁻¹)"
@@ -88,7 +89,7 @@ DEEP = dict.fromkeys(("monte_carlo", "persistent_contrastive_divergence", "tempe
 TRAINED = DEEP | {
     "closed_form": {"independent", "independent_levels", "independent_gaussian", "gaussian"},
     "expectation_maximisation": {"gaussian_mixture", "bernoulli_mixture"},
-    "gradient": {"vae", "hvae", "diffusion"},
+    "gradient": {"vae", "hvae", "autoencoder", "diffusion"},
 }
 # Expectation maximisation but for its start.
 DETERMINISTIC = {
@@ -154,7 +155,7 @@ def test_every_entry_names_a_documented_class(entries: dict[str, str]) -> None:
     [
         ("rmb", "unknown name 'rmb': did you mean 'rbm'?"),
         ("gausian", "unknown name 'gausian': did you mean 'gaussian'?"),
-        ("", "known are bernoulli_mixture, boltzmann_machine, dbm, diffusion, gaussian, gaussian_mixture,"),
+        ("", "known are autoencoder, bernoulli_mixture, boltzmann_machine, dbm, diffusion, gaussian,"),
     ],
 )
 def test_an_unknown_name_gets_the_nearest_one(name: str, message: str) -> None:

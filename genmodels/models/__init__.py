@@ -12,6 +12,7 @@ MODELS = {
     "rbm": "genmodels.models.rbm:RBM",
     "dbm": "genmodels.models.dbm:DBM",
     "neural_energy": "genmodels.models.neural_energy:NeuralEnergy",
+    "autoencoder": "genmodels.models.autoencoder:Autoencoder",
     "vae": "genmodels.models.vae:VAE",
     "hvae": "genmodels.models.hvae:HVAE",
     "diffusion": "genmodels.models.diffusion:Diffusion",
