@@ -19,6 +19,7 @@ from genmodels.learners import gradient
 from genmodels.learners.fit import Shuffled, Whole, checkpoint, fit
 from genmodels.learners.gradient import Gradient
 from genmodels.models.diffusion import Diffusion
+from genmodels.models.hvae import HVAE
 from genmodels.models.vae import VAE
 from genmodels.protocols import Labelled
 from genmodels.streams import Key
@@ -45,16 +46,27 @@ def points(n: int = 12) -> Tensor:
     return torch.randn(n, 3, generator=Key(1, "points").torch())
 
 
-def build(kind: str) -> Any:
+DEEP = {
+    "vae": lambda dropout: VAE((4, 3), 2, (8,), dropout),
+    "hvae": lambda dropout: HVAE((4, 3), (3, 2), (8, 6), dropout=dropout, kl_warm_up=5),
+    "diffusion": lambda dropout: Diffusion((4, 3), (4, 8), 20, dropout),
+}
+
+
+def build(kind: str, dropout: float = 0.3) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        return VAE((4, 3), 2, (8,), 0.3) if kind == "vae" else Diffusion((4, 3), (4, 8), 20, 0.3)
+        return DEEP[kind](dropout)
+
+
+def pictures(n: int) -> Tensor:
+    return torch.bernoulli(torch.full((n, 12), 0.4), generator=Key(3, "x").torch())
 
 
 def run(kind: str, folder: Path, stop_at: int | None = None, resume: bool = False) -> dict[str, Tensor]:
     """Train 7 steps and return all tensors; or leave at `stop_at` with a checkpoint, or start from it."""
     model, n_steps = build(kind), 7
-    x = torch.bernoulli(torch.full((11, 12), 0.4), generator=Key(3, "x").torch())
+    x = pictures(11)
     learner = Gradient(1e-2, n_steps, warm_up=2, weight_decay=0.1)
     start = load_tensors(folder / "learner.safetensors") if resume else None
     done = None
@@ -72,7 +84,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("kind", ["vae", "diffusion"])
+@pytest.mark.parametrize("kind", DEEP)
 def test_a_resumed_run_ends_with_the_same_bytes(kind: str, tmp_path: Path) -> None:
     whole = run(kind, tmp_path)
     for stop_at in (1, 4):
@@ -205,16 +217,153 @@ def test_labels_and_steps_reach_the_loss_that_names_them() -> None:
             assert torch.equal(model.told[2 * step + half][0], batch.labels[half::2])
 
 
-@pytest.mark.parametrize("kind", ["vae", "diffusion"])
+@pytest.mark.parametrize("kind", DEEP)
 def test_noise_is_the_batch_s_however_it_is_cut(kind: str) -> None:
     model, key = build(kind).double().eval(), Key(7, "noise")
-    x = torch.bernoulli(torch.full((12, 12), 0.4), generator=Key(3, "x").torch()).double()
+    x = pictures(12).double()
     whole = model.loss(x, key.torch())[0].item()
     for parts in (1, 2, 3, 6):
         losses = [model.loss(x[part::parts], key.share(part, parts))[0].item() for part in range(parts)]
         assert sum(losses) / parts == pytest.approx(whole, rel=1e-12)
     same = [model.loss(x[part::2], key.torch())[0].item() for part in range(2)]
     assert sum(same) / 2 != pytest.approx(whole, rel=1e-6)
+
+
+def trained(kind: str, learner: Gradient, n_steps: int = 50) -> tuple[Tensor, list[float]]:
+    """Return all weights, and the losses on the way, after steps on batches of 24."""
+    model, batches = build(kind, dropout=0.0), Shuffled(pictures(60), 24, Key(3, "order"))
+    losses = [done.metrics["loss"] for done in fit(model, learner, batches, Key(9, "train"), n_steps)]
+    return torch.cat([p.detach().flatten() for p in model.parameters()]), losses
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_micro_batches_take_the_steps_of_the_batch(kind: str) -> None:
+    rule = Gradient(0.05, 50, warm_up=5, optimiser="sgd")
+    whole, _ = trained(kind, rule)
+    for accumulate in (2, 3):
+        cut, _ = trained(kind, replace(rule, accumulate=accumulate))
+        torch.testing.assert_close(cut, whole, rtol=0.0, atol=1e-6)
+    assert float((whole - torch.cat([p.detach().flatten() for p in build(kind).parameters()])).norm()) > 0.02
+    adam = Gradient(1e-3, 50, warm_up=5)
+    losses, cut_losses = (trained(kind, replace(adam, accumulate=k))[1] for k in (1, 4))
+    assert losses == pytest.approx(cut_losses, abs=1e-4, rel=1e-4)
+
+
+def test_noise_of_each_part_s_own_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = Gradient(0.05, 50, warm_up=5, optimiser="sgd")
+    whole, _ = trained("vae", rule)
+    own = lambda key, part, parts, device="cpu": key.at(shard=part).torch(device)  # noqa: E731
+    monkeypatch.setattr(Key, "share", own)
+    cut, _ = trained("vae", replace(rule, accumulate=2))
+    assert float((cut - whole).abs().max()) > 1e-4
+
+
+def test_gradients_that_are_added_up_but_not_averaged_are_told_apart() -> None:
+    rule = Gradient(0.05, 9, warm_up=0, clip=None, optimiser="sgd", ema=0.0)
+    model, summed = Line(), Line()
+    list(fit(model, replace(rule, accumulate=3), Whole(points()), Key(9, "train"), 9))
+    with torch.no_grad():
+        for step in range(9):
+            x = points()
+            residual = (x @ summed.W.T + summed.b)[:, 0]
+            W, b = 2.0 * (residual[:, None] * x).mean(0), 2.0 * residual.mean()
+            summed.W -= rule.rate(step) * W
+            summed.b -= rule.rate(step) * b
+    torch.testing.assert_close(model.W, summed.W, rtol=0.0, atol=1e-6)
+    tripled = Line()
+    list(fit(tripled, replace(rule, learning_rate=0.15), Whole(points()), Key(9, "train"), 9))
+    assert not torch.allclose(tripled.W, summed.W, atol=1e-3)
+
+
+def test_the_gradient_is_clipped_to_its_norm() -> None:
+    steps = {}
+    for clip in (0.25, None):
+        model, learner = Line(), Gradient(0.1, 1, warm_up=0, clip=clip, optimiser="sgd")
+        (done,) = fit(model, learner, Whole(points()), Key(9, "train"), 1)
+        moved = torch.cat([model.W[0] - Line().W[0], model.b - Line().b]).norm().item()
+        steps[clip] = moved / 0.1, done.metrics["gradient_norm"]
+    assert steps[0.25][1] == steps[None][1] > 1.0
+    assert steps[0.25][0] == pytest.approx(0.25, rel=1e-4)
+    assert steps[None][0] == pytest.approx(steps[None][1], rel=1e-4)
+
+
+def test_nobody_and_fp16_without_a_gpu_are_refused() -> None:
+    for none in ({"processes": 0}, {"accumulate": 0}):
+        with pytest.raises(InputError, match="give at least 1 of each"):
+            replace(Gradient(0.1, 5), **none).init(Line())  # type: ignore[arg-type]
+    here = SimpleNamespace(scaler=None, device=torch.device("cpu"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("accelerate.Accelerator", lambda **_: here)
+        with pytest.raises(InputError, match="mixed_precision: fp16 needs a GPU, this is a cpu: take bf16"):
+            Gradient(0.1, 5, mixed_precision="fp16").init(Line())
+
+
+class Overflowing(Line):
+    """Least squares whose gradients are too large for half precision at some of its steps."""
+
+    def __init__(self, at: range) -> None:
+        super().__init__()
+        self.at = at
+
+    def loss(  # type: ignore[override]
+        self, x: Tensor, generator: torch.Generator, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, metrics = super().loss(x, generator)
+        return loss * (torch.inf if step in self.at else 1.0), metrics
+
+
+@pytest.fixture
+def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fp16 on the CPU: losses are scaled as on GPUs, the arithmetic is that of float32."""
+
+    def accelerator(precision: str | None) -> Any:
+        from accelerate import Accelerator
+
+        made = Accelerator(cpu=True)
+        made.scaler = torch.amp.GradScaler("cpu", growth_interval=4)
+        return made
+
+    monkeypatch.setattr(gradient, "_accelerator", accelerator)
+
+
+@pytest.mark.usefixtures("scaled")
+def test_a_step_of_fp16_that_overflows_is_skipped_and_counted() -> None:
+    model, learner, key = Overflowing(range(3, 6)), Gradient(0.05, 12, warm_up=0), Key(9, "train")
+    seen = []
+    for done in fit(model, learner, Whole(points()), key, 12):
+        seen.append((done.metrics, model.W.detach().clone(), done.state.average["W"].clone()))
+    assert [metrics["skipped"] for metrics, _, _ in seen] == [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0]
+    assert seen[3][0] == {"skipped": 1.0}
+    assert all(torch.equal(seen[2][1], seen[k][1]) and torch.equal(seen[2][2], seen[k][2]) for k in (3, 4, 5))
+    assert not torch.equal(seen[5][1], seen[6][1])
+    # Halved three times, doubled after each four good steps.
+    assert float(learner.tensors(done.state)["scaler/scale"]) == 2.0**14
+
+
+@pytest.mark.usefixtures("scaled")
+def test_the_scale_of_the_loss_is_resumed() -> None:
+    learner, key = Gradient(0.05, 12, warm_up=0), Key(9, "train")
+    *_, whole = fit(Overflowing(range(3, 6)), learner, Whole(points()), key, 12)
+    for stop in (2, 4, 7):
+        steps = fit(Overflowing(range(3, 6)), learner, Whole(points()), key, 12)
+        kept = checkpoint(learner, [next(steps) for _ in range(stop)][-1])
+        *_, done = fit(Overflowing(range(3, 6)), learner, Whole(points()), key, 12, kept)
+        assert same(learner.tensors(done.state), learner.tensors(whole.state))
+        kept["scaler/scale"] *= 2.0
+        *_, done = fit(Overflowing(range(3, 6)), learner, Whole(points()), key, 12, kept)
+        assert not same(learner.tensors(done.state), learner.tensors(whole.state))
+
+
+@pytest.mark.usefixtures("scaled")
+def test_only_many_overflows_in_a_row_end_the_run() -> None:
+    learner, n = Gradient(0.05, 200, warm_up=0), gradient._MOST_SKIPPED
+    list(fit(Overflowing(range(3, 3 + n)), learner, Whole(points()), Key(9, "train"), 60))
+    endless = fit(Overflowing(range(3, 200)), learner, Whole(points()), Key(9, "train"), 200)
+    with pytest.raises(
+        FloatingPointError, match=f"{n + 1} steps in a row, up to {4 + n}, are not finite"
+    ) as e:
+        list(endless)
+    assert "\n" not in str(e.value)
 
 
 BF16 = """

@@ -189,10 +189,7 @@ def test_it_runs_from_an_archive_without_git(checkout: Callable[..., Checkout]) 
 def test_a_killed_dvc_leaves_no_writer_and_the_next_run_resumes_to_the_same_bytes(
     checkout: Callable[..., Checkout],
 ) -> None:
-    one = checkout("killed", {"train.vae.steps": 1500})
-    # Checkpoints come every few seconds; here at every chance, so that the test need not last so long.
-    training = one.folder / "pipelines" / "training.py"
-    training.write_text(training.read_text().replace("_CHECKPOINT_EVERY = 15.0", "_CHECKPOINT_EVERY = 0.0"))
+    one = checkout("killed", {"train.vae.steps": 1500, "train.vae.checkpoint_every.steps": 1})
     process = psutil.Popen(
         ["dvc", "repro", "train@vae"], cwd=one.folder, env=one.environment(),
         stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT,
@@ -219,9 +216,7 @@ def test_a_killed_dvc_leaves_no_writer_and_the_next_run_resumes_to_the_same_byte
 
 
 def test_ctrl_c_ends_a_stage_in_one_line_and_leaves_its_checkpoint(checkout: Callable[..., Checkout]) -> None:
-    one = checkout("interrupted", {"train.vae.steps": 1500})
-    training = one.folder / "pipelines" / "training.py"
-    training.write_text(training.read_text().replace("_CHECKPOINT_EVERY = 15.0", "_CHECKPOINT_EVERY = 0.0"))
+    one = checkout("interrupted", {"train.vae.steps": 1500, "train.vae.checkpoint_every.steps": 1})
     one.run("python", "-m", "stages.prepare")
     process = psutil.Popen(
         ["python", "-m", "stages.train", "--model", "vae"], cwd=one.folder, env=one.environment(),
