@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -107,7 +108,21 @@ def sample(
     model_dir: Annotated[Path, typer.Argument(help="A model's folder, such as out/main/train/vae.")],
     out: Annotated[Path, typer.Option(help="The PNG to write.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many pictures.")] = 64,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="The same one for the same pictures; a new one if left out.")
+    ] = None,
+    method: Annotated[
+        Literal["ancestral", "ddim", "dpm", "unipc", "ode"] | None,
+        typer.Option(help="Of diffusion models; ancestral if left out."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Of the method.")] = None,
+    label: Annotated[int | None, typer.Option(help="A class, of diffusion models that know classes.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Weight of the class: 1 as learnt, above it more of the class.")
+    ] = None,
+    radius: Annotated[
+        float | None, typer.Option(help="Of VAEs: below 1 typical pictures, above it unusual ones.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Ray workers for models that run chains; 0: this process.")
     ] = None,
@@ -117,16 +132,23 @@ def sample(
     from genmodels.data import pictures
     from genmodels.generate import generate
     from genmodels.placement.choose import placement
+    from genmodels.progress_bar import progress_bar
     from genmodels.streams import Key
+    from genmodels.ways import way
 
     if out.suffix.lower() != ".png":
         raise InputError(f"--out {out}: pictures are written as PNG, give a name that ends in .png")
     model, config = load_model(model_dir), read_config(model_dir)
-    with placement(0, workers) as place:
-        shown = generate(model, n, Key(seed, "sample"), place).shown()
+    given = {"method": method, "steps": steps, "label": label, "guidance": guidance, "radius": radius}
+    options = {name: value for name, value in given.items() if value is not None}
+    way(model, **options)  # what is wrong with them is said before a Ray starts
+    seed = secrets.randbits(32) if seed is None else seed
+    with placement(0, workers) as place, progress_bar("pictures") as progress:
+        shown = generate(model, n, Key(seed, "sample"), place, progress, **options).shown()
     with new_file(out) as path:
         pictures.panels(shown, config["data"]["shape"], path)
-    print(f"{out}: {n} pictures" + (", below them their pixels' means" if len(shown) > 1 else ""))
+    below = ", below them their pixels' means" if len(shown) > 1 else ""
+    print(f"{out}: {n} pictures of seed {seed}{below}")
 
 
 @app.command()

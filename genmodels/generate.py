@@ -1,5 +1,8 @@
 """Pictures from any model: independent draws where the model has them, chains where it has only an energy."""
 
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +26,11 @@ from genmodels.protocols import (
 )
 from genmodels.samplers import SAMPLERS
 from genmodels.streams import Key, Streams
+from genmodels.ways import Way, way
 
+Report = Callable[[int, int], None]
+
+_BATCH, _BATCH_SITES = 256, 2**16  # pictures drawn together, and their sites, at most
 _SHORT = {"n_ladders": 8, "n_rungs": 8, "burn_in": 64, "sweeps_per_round": 1}
 
 
@@ -52,22 +59,68 @@ class Pictures(NamedTuple):
 
 
 @torch.no_grad()
-def generate(model: Any, n: int, key: Key, placement: Placement) -> Pictures:
+def generate(
+    model: Any,
+    n: int,
+    key: Key,
+    placement: Placement,
+    progress: Report | None = None,
+    **options: Any,
+) -> Pictures:
     """Return n pictures, the same for the same key wherever the work runs.
 
     Gaussians draw pixel after pixel from their conditionals on the levels; energy models exchange replicas.
+    Where each picture has a stream of its own they come in batches, for the memory not to grow with n.
+
+    Args:
+        model: Any that has one of these ways.
+        n: Number of pictures.
+        key: Their stream.
+        placement: Where chains run.
+        progress: Called as progress(done, total) while a denoising network is called many times.
+        options: Of `ways.options_of(model)`. Of diffusion models: method, a name in `ways.METHODS`; steps,
+            its number; label, a class; guidance, how much more than 1 the class is to count. Of models with a
+            prior of z: radius, its standard deviation in place of 1.
 
     Raises:
-        InputError: n < 1.
+        InputError: n < 1, or an option that the model does not have or cannot follow.
     """
     if n < 1:
         raise InputError(f"n: {n} pictures asked for, give at least 1")
-    return _drawn(model, n, key, placement)._replace(levels=levels_of(model))
+    chosen = way(model, **options)
+    drawn = (
+        _batches(model, chosen, n, key, progress)
+        if isinstance(model, HasPictures)
+        else _drawn(model, n, key, placement)
+    )
+    return drawn._replace(levels=levels_of(model))
+
+
+def _batches(model: Any, chosen: Way, n: int, key: Key, progress: Report | None) -> Pictures:
+    size = max(1, min(_BATCH, _BATCH_SITES // model.n_sites))
+    firsts = range(0, n, size)
+    with _counted(model, chosen.n_calls * len(firsts), progress):
+        parts = [chosen.draw(Streams(key, min(size, n - first), first)) for first in firsts]
+    pixels, means = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Pictures(pixels, means)
+
+
+@contextmanager
+def _counted(model: Any, total: int, progress: Report | None) -> Iterator[None]:
+    """Report every call of the model's U-Net, if it has one."""
+    network = getattr(model, "unet", None)
+    if progress is None or network is None:
+        yield
+        return
+    done = itertools.count(1)
+    handle = network.register_forward_hook(lambda *_: progress(min(next(done), total), total))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _drawn(model: Any, n: int, key: Key, placement: Placement) -> Pictures:
-    if isinstance(model, HasPictures):
-        return Pictures(*model.pictures(Streams(key, n)))
     if isinstance(model, HasComponents):
         return Pictures(sequential.sample(model, n, key.torch()), None)
     if isinstance(model, CanSample):
