@@ -12,6 +12,7 @@ from genmodels import registry
 from genmodels.artifacts import save_model
 from genmodels.data import images
 from genmodels.errors import InputError
+from genmodels.estimators import selection
 from genmodels.estimators.trajectory import Trajectory
 from genmodels.learners import LEARNERS
 from genmodels.learners.fit import Shuffled
@@ -29,7 +30,10 @@ _MONITORED = 1000  # images of a split, at most
 
 
 def work(stage: Stage) -> None:
-    """Write out/<pipeline>/train: a model's folder and <model>.csv."""
+    """Write out/<pipeline>/train: a model's folder and <model>.csv.
+
+    Of several γ_min of a diffusion, that of the likeliest validation images by its bound.
+    """
     out = stage.out / "train"
     settings = stage.settings("train")
     prepared = images.load(stage.out / "prepare" / "images")
@@ -58,6 +62,9 @@ def work(stage: Stage) -> None:
         curve += [{"start": float(number)} | row for row in rows] if len(phases) > 1 else rows
     if rank() > 0:
         return
+    if isinstance(ends := settings.get("gamma_min"), list):
+        model, scores = _of_least_noise(model, ends, splits["validation"], key.child("gamma_min"))
+        curve[-1] |= scores
     data = images.describe(prepared, settings["track"])
     save_model(out / stage.model, settings["model"], model, data, settings.get("precision"))
     write_curve(out / f"{stage.model}.csv", curve)
@@ -72,6 +79,8 @@ def _untrained(settings: dict[str, Any], prepared: images.Images, key: Key) -> A
         "levels": 2 if settings["track"] == "binary" else prepared.levels,
         "n_classes": _n_classes(prepared) if settings.get("class_conditional") else 0,
     }
+    if isinstance(ends := settings.get("gamma_min"), list):
+        sizes["gamma_min"] = min(ends)
     with torch.random.fork_rng():
         torch.manual_seed(key.counter())
         return registry.build(MODELS, settings["model"], settings | sizes)
@@ -95,6 +104,13 @@ def _stopping(settings: dict[str, Any]) -> EarlyStopping | None:
     if "rule" not in settings:
         return EarlyStopping(settings["patience"], "elbo_validation")
     return EarlyStopping(settings["patience"]) if settings.get("patience") else None
+
+
+def _of_least_noise(model: Any, gamma_min: list[float], x: Tensor, key: Key) -> tuple[Any, Row]:
+    """Return the model with the γ_min of the best bound on images it was not trained on, and all bounds."""
+    several = selection.by_least_noise(model, gamma_min)
+    chosen, scores = selection.likeliest(several, x, key)
+    return several[chosen], {f"validation_from_gamma_{gamma:g}": it.mean for gamma, it in scores.items()}
 
 
 def _n_classes(prepared: images.Images) -> int:

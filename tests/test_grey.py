@@ -25,6 +25,7 @@ from genmodels.learners.closed_form import ClosedForm
 from genmodels.models.gaussian_mixture import GaussianMixture
 from genmodels.models.independent import Independent
 from genmodels.models.independent_levels import IndependentLevels
+from genmodels.models.vae import VAE
 from genmodels.streams import Key
 from stages.page import figures
 from stages.page.names import TRACKS
@@ -168,6 +169,31 @@ def test_a_lower_bound_on_the_likelihood_is_an_upper_bound_in_bits() -> None:
     assert below._replace(kind="estimate").mean().kind == "estimate"
     refused = below._replace(values=None, kind="undetermined", reason="no reason").mean()
     assert (refused.kind, refused.unit) == ("undetermined", "bits per dimension")
+
+
+def test_a_bound_of_a_real_model_lies_above_its_exact_bits() -> None:
+    # z says nothing here: the decoder is a product of logistics, whose likelihood is known.
+    model, x = autoencoder("discretised_logistic"), states()
+    model.decoder[-1].weight.data.zero_()
+    with torch.no_grad():
+        exact = -float(model.log_likelihood(x, torch.zeros(len(x), 2)).mean()) / (SITES * math.log(2.0))
+    effort = likelihood.Effort(importance_samples=200)
+    weighted, elbo = (route.mean() for route in likelihood.routes(model, x, KEY, effort=effort))
+    assert (weighted.kind, elbo.kind) == ("upper", "upper")
+    assert exact - 4.0 * weighted.stderr_estimator < weighted.value < elbo.value
+    assert elbo.value - exact > 10.0 * elbo.stderr_estimator  # the encoder is not the posterior, the prior
+
+
+def test_a_density_is_no_probability_of_levels() -> None:
+    (route,) = likelihood.routes(autoencoder("gaussian"), states(), KEY)
+    assert route.values is None
+    assert "discretised_logistic" in route.mean().reason
+
+
+def autoencoder(decoder: str) -> VAE:
+    with torch.random.fork_rng():
+        torch.manual_seed(KEY.counter())
+        return VAE((1, SITES, 1), 2, [4], levels=LEVELS, decoder=decoder).eval()
 
 
 # One column, one kind of image

@@ -125,7 +125,7 @@ def routes(
     with a tractable likelihood: exact. Energy models: with the exact log Z where the smaller side can be
     summed, and with each estimated one; deep ones by the mean-field bound, which with an estimated log Z is
     the estimate of a bound, and by its gap annealed for some images. VAE: the importance-weighted bound, and
-    the plain one. Diffusion: the discretised variational bound.
+    the plain one; none of a decoder that gives densities. Diffusion: the discretised variational bound.
 
     Args:
         model: A Model.
@@ -217,6 +217,10 @@ def _normalised(name: str, unnormalised: np.ndarray, log_z: Estimate) -> Route:
 
 
 def _autoencoder(model: Any, x: Tensor, key: Key, effort: Effort, progress: Report | None) -> Iterator[Route]:
+    if getattr(model, "is_density", False):
+        reason = "the decoder gives densities, no probabilities of levels: take discretised_logistic"
+        yield Route("", None, None, 0.0, "undetermined", "importance-weighted bound", reason)
+        return
     n = effort.importance_samples
     weighted, elbo = importance_weighted.bounds(model, x, key.child("weights"), n, progress)
     yield Route("", *weighted, 0.0, "lower", f"importance-weighted bound, K = {n}")

@@ -2,10 +2,20 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipelines.schema import images
-from pipelines.schema.block import Block, Count, Integer, NonNegative, Positive, Several, Whole
+from pipelines.schema.block import (
+    Block,
+    Count,
+    Fraction,
+    Integer,
+    NonNegative,
+    Positive,
+    Real,
+    Several,
+    Whole,
+)
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Precision = Literal["half", "single", "double"]
@@ -98,19 +108,49 @@ class VAE(images.VAE, Kept):
     """A variational autoencoder."""
 
     model: Literal["vae"]
+    channels: list[Count]
+    free_bits: NonNegative
 
 
-class Diffusion(images.Diffusion, Kept):
-    """A variational diffusion model."""
+class HVAE(images.Network, Kept):
+    """A hierarchical variational autoencoder."""
+
+    model: Literal["hvae"]
+    latents: Annotated[list[Count], Field(min_length=1)]
+    hidden: Annotated[list[Count], Field(min_length=1)]
+    depth: Count
+    channels: list[Count]
+    free_bits: NonNegative
+
+
+class Diffusion(images.Network, Kept):
+    """A diffusion; of several γ_min, trained down to the least, the bound on validation images takes one."""
 
     model: Literal["diffusion"]
+    channels: Annotated[list[Count], Field(min_length=1)]
+    T: Several | None
+    gamma_min: Real | Annotated[list[Real], Field(min_length=1)]
+    gamma_max: Real
+    prediction: Literal["eps", "residual", "x", "v", "logits"]
+    schedule: Literal["linear", "cosine", "learned"]
+    objective: Literal["weighted", "eps", "bound"]
+    network: Literal["diffusers", "compact"]
+    class_conditional: bool
+    label_drop: Fraction
+
+    @model_validator(mode="after")
+    def _noise_rises(self) -> "Diffusion":
+        several = self.gamma_min if isinstance(self.gamma_min, list) else [self.gamma_min]
+        if max(several) >= self.gamma_max:
+            raise ValueError(f"gamma_min = {max(several)} must be below gamma_max = {self.gamma_max}")
+        return self
 
 
 Baseline = Annotated[
     Independent | IndependentLevels | Gaussian | GaussianMixture | BernoulliMixture,
     Field(discriminator="model"),
 ]
-Trained = Annotated[RBM | DBM | VAE | Diffusion, Field(discriminator="model")]
+Trained = Annotated[RBM | DBM | VAE | HVAE | Diffusion, Field(discriminator="model")]
 
 
 class Exchange(Block):
