@@ -55,7 +55,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "hvae": {"shape": [2, 3], "latents": [2, 1], "hidden": [8, 4]},
     "autoencoder": {"shape": [2, 3], "channels": [8], "latent": 1, "levels": 2},
     "diffusion": {"shape": [2, 3], "channels": [32], "T": 4, "dropout": 0.0},
-}
+    "latent_diffusion": {
+        "shape": [2, 3], "first_channels": [8], "latent": 1, "levels": 2, "channels": [8], "T": 4,
+        "text_width": 4, "empty_tokens": 1,
+    },
+}  # fmt: skip
 CONTINUOUS = "N(0, I) to N(μ, Λ⁻¹)"
 # A model that each kernel can move, of few sites: of spins, or of real numbers.
 TARGETS: dict[str, Any] = {
@@ -89,7 +93,7 @@ DEEP = dict.fromkeys(("monte_carlo", "persistent_contrastive_divergence", "tempe
 TRAINED = DEEP | {
     "closed_form": {"independent", "independent_levels", "independent_gaussian", "gaussian"},
     "expectation_maximisation": {"gaussian_mixture", "bernoulli_mixture"},
-    "gradient": {"vae", "hvae", "autoencoder", "diffusion"},
+    "gradient": {"vae", "hvae", "autoencoder", "diffusion", "latent_diffusion"},
 }
 # Expectation maximisation but for its start.
 DETERMINISTIC = {

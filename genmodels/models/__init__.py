@@ -16,4 +16,5 @@ MODELS = {
     "vae": "genmodels.models.vae:VAE",
     "hvae": "genmodels.models.hvae:HVAE",
     "diffusion": "genmodels.models.diffusion:Diffusion",
+    "latent_diffusion": "genmodels.models.latent_diffusion:LatentDiffusion",
 }
