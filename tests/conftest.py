@@ -51,6 +51,8 @@ SMALL: dict[str, Any] = {
     "train.rbm.steps": 300,
     "train.vae.hidden": [64],
     "train.vae.steps": 300,
+    "train.hvae.hidden": [32, 16],
+    "train.hvae.steps": 300,
     "train.diffusion.channels": [8, 16],
     "train.diffusion.T": 50,
     "train.diffusion.steps": 30,

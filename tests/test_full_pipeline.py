@@ -42,7 +42,7 @@ def test_likelihoods_make_sense_together(clones: tuple[Checkout, Checkout]) -> N
     value = {model: row["value"] for (model, name), row in rows.items() if name == "log_likelihood"}
     assert value["bernoulli_mixture"] > value["independent"] + 2
     assert value["gaussian_mixture"] > value["gaussian"] > value["independent"]
-    assert min(value["rbm"], value["vae"], value["diffusion"]) > value["independent"] + 2
+    assert min(value["rbm"], value["vae"], value["hvae"], value["diffusion"]) > value["independent"] + 2
     exact = rows["rbm", "log_z.enumeration"]["value"]
     routes = [rows["rbm", f"log_z.{name}"] for name in ("replica_exchange", "population_annealing")]
     for route in routes:

@@ -8,7 +8,7 @@ import pytest
 from conftest import Checkout
 
 EXACT = ("independent", "gaussian", "gaussian_mixture", "bernoulli_mixture", "rbm")
-BOUNDED = ("vae", "diffusion")
+BOUNDED = ("vae", "hvae", "diffusion")
 
 
 @pytest.fixture(scope="module")

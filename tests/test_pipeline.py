@@ -27,6 +27,7 @@ MODELS = (
     "boltzmann_machine",
     "neural_energy",
     "vae",
+    "hvae",
     "diffusion",
 )
 

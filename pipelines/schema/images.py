@@ -168,11 +168,34 @@ class Network(Block):
         return self
 
 
-class VAE(Network):
-    """train.vae: the autoencoder's perceptrons and how they learn."""
+class Autoencoder(Network):
+    """How an autoencoder's networks are built, and what its loss leaves out of the bound."""
+
+    hidden: list[Count] = Field(min_length=1)
+    channels: list[Count]
+    free_bits: NonNegative
+    kl_warm_up: Whole
+
+
+class VAE(Autoencoder):
+    """train.vae: the autoencoder and how it learns."""
 
     latent: Count
-    hidden: list[Count] = Field(min_length=1)
+
+
+class HVAE(Autoencoder):
+    """train.hvae: the ladder's layers and how they learn."""
+
+    latents: list[Count] = Field(min_length=1)
+    depth: Count
+
+    @model_validator(mode="after")
+    def _layers(self) -> "HVAE":
+        if len(self.hidden) != len(self.latents):
+            raise ValueError(
+                f"hidden = {self.hidden} must have one entry for each of latents = {self.latents}"
+            )
+        return self
 
 
 class Diffusion(Network):
@@ -197,6 +220,7 @@ class Train(Block):
     rbm: RBM
     neural_energy: NeuralEnergy
     vae: VAE
+    hvae: HVAE
     diffusion: Diffusion
 
 

@@ -108,19 +108,12 @@ class VAE(images.VAE, Kept):
     """A variational autoencoder."""
 
     model: Literal["vae"]
-    channels: list[Count]
-    free_bits: NonNegative
 
 
-class HVAE(images.Network, Kept):
+class HVAE(images.HVAE, Kept):
     """A hierarchical variational autoencoder."""
 
     model: Literal["hvae"]
-    latents: Annotated[list[Count], Field(min_length=1)]
-    hidden: Annotated[list[Count], Field(min_length=1)]
-    depth: Count
-    channels: list[Count]
-    free_bits: NonNegative
 
 
 class Diffusion(images.Network, Kept):
