@@ -328,6 +328,26 @@ class HasBoundTerms(Protocol):
 
 
 @runtime_checkable
+class HasFlow(Protocol):
+    """A diffusion model: its probability flow carries data to normal noise and back, and has a density."""
+
+    noise: Any  # its `table(n)` gives γ = −log SNR from the least noise to the most
+    levels: int
+
+    def drift(self, z: Tensor, gamma: float) -> Tensor:
+        """Return dz/dγ  # (image, site) twice."""
+        ...
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return f(x), the data to which noise is added  # (image, site) twice."""
+        ...
+
+    def log_reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return log q(x|z) given data with the least noise  # (image, site) twice -> (image,), nats."""
+        ...
+
+
+@runtime_checkable
 class HasPictures(Protocol):
     """A model whose samples come with pixel probabilities that show what they are samples of."""
 

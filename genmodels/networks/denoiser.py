@@ -54,8 +54,8 @@ class Denoiser(nn.Module):
         self.noise, self.prediction, self.n_classes, self.reach = noise, prediction, n_classes, reach
         self.compact = network == "compact"
         build = registry.load(UNETS, network)
-        classes = {"n_classes": n_classes} if n_classes else {}
-        self.unet: nn.Module = build(self.height, self.width, channels, dropout, self.depth, **classes)
+        sizes = self.height, self.width, channels, dropout, self.depth
+        self.unet: nn.Module = build(*sizes, n_classes or None)
 
     def network(self, z: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the U-Net's output at level t  # (image, site), (image,) -> (image, site).
@@ -70,20 +70,18 @@ class Denoiser(nn.Module):
         """
         time = self.noise.at(t) if self.compact else t.double() - 1.0
         image = z.view(-1, self.height, self.width, self.depth).permute(0, 3, 1, 2)
-        output: Tensor = self.unet(image, time.to(z.dtype), *self._classes(labels, z))
+        output: Tensor = self.unet(image, time.to(z.dtype), self._classes(labels))
         return output.permute(0, 2, 3, 1).flatten(1)
 
-    def _classes(self, labels: Tensor | None, z: Tensor) -> tuple[Tensor, ...]:
-        """Return what a network with classes takes  # (image,); nothing for one without."""
-        if self.n_classes == 0:
-            if labels is not None:
-                raise InputError("labels: this model was built without classes, give none")
-            return ()
+    def _classes(self, labels: Tensor | None) -> Tensor | None:
+        """Return the labels with the class that stands for none in place of −1  # (image,)."""
         if labels is None:
-            return (torch.full((len(z),), self.n_classes, dtype=torch.long, device=z.device),)
+            return None
+        if self.n_classes == 0:
+            raise InputError("labels: this model was built without classes, give none")
         if not bool(((labels >= -1) & (labels < self.n_classes)).all()):
             raise InputError(f"labels: classes are 0 to {self.n_classes - 1}, and -1 for none")
-        return (torch.where(labels < 0, self.n_classes, labels.long()),)
+        return torch.where(labels < 0, self.n_classes, labels.long())
 
     def guided(self, read: Reading, z: Tensor, t: Tensor, labels: Tensor | None, guidance: float) -> Tensor:
         """Return u + w (c − u) of what `read` makes of the outputs without labels (u) and with them (c)."""

@@ -23,3 +23,8 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """Return a level for each pixel: how many k ≥ 1 have u < P(v ≥ k)  # (…, level), (…) -> (…)."""
     beyond = probabilities.flip(-1).cumsum(-1).flip(-1)[..., 1:]  # P(v ≥ 1), …, P(v ≥ K − 1)
     return (uniform[..., None] < beyond).sum(-1).to(uniform.dtype)
+
+
+def dequantised(x: Tensor, uniform: Tensor, n_levels: int) -> Tensor:
+    """Return numbers in [−1, 1) anywhere in the cells of width 2/K about f(x)  # (image, site)."""
+    return 2.0 * (x + uniform) / n_levels - 1.0

@@ -199,12 +199,18 @@ class HVAE(Autoencoder):
 
 
 class Diffusion(Network):
-    """train.diffusion: the U-Net, the noise levels and how it learns."""
+    """train.diffusion: the U-Net, what it predicts, the noise levels and how it learns."""
 
     channels: list[Count] = Field(min_length=1)
-    T: Several
+    T: Several | None
     gamma_min: Real
     gamma_max: Real
+    prediction: Literal["eps", "residual", "x", "v", "logits"]
+    schedule: Literal["linear", "cosine", "learned"]
+    objective: Literal["weighted", "eps", "bound"]
+    network: Literal["diffusers", "compact"]
+    class_conditional: bool
+    label_drop: Fraction
 
     @model_validator(mode="after")
     def _noise_rises(self) -> "Diffusion":
