@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from genmodels import registry
 from genmodels.errors import InputError
@@ -123,7 +123,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 def save_model(
     folder: Path, name: str, model: Any, data: dict[str, Any], precision: str | None = None
 ) -> None:
-    """Write `model` to `folder`: config.json and model.safetensors.
+    """Write `model` to `folder`: config.json, model.safetensors and, if there is one, its diffusers pipeline.
+
+    The pipeline, in `pipeline`, is for others: the model is read back without it. Its numbers are rounded as
+    the model's are, and written as float32.
 
     Args:
         folder: Where to; replaced as a whole.
@@ -135,14 +138,29 @@ def save_model(
     """
     with new_folder(folder) as temporary:
         save_tensors(temporary / "model.safetensors", _rounded(model.state_dict(), precision))
+        _save_pipeline(temporary / "pipeline", model, precision)
+        files = sorted(path for path in temporary.rglob("*") if path.is_file())
         config = {
             "format": FORMAT,
             "model": name,
             "args": model.args(),
             "data": data,
-            "sha256": {"model.safetensors": sha256(temporary / "model.safetensors")},
+            "sha256": {path.relative_to(temporary).as_posix(): sha256(path) for path in files},
         }
         write_json(temporary / "config.json", config)
+
+
+def _save_pipeline(folder: Path, model: Any, precision: str | None) -> None:
+    # Denoisers have one. A protocol would make all that writes a file depend on all protocols.
+    make = getattr(model, "diffusers_pipeline", None)
+    if make is None or (pipeline := make()) is None:
+        return
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            part.load_state_dict(_rounded(part.state_dict(), precision))
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)  # as in save_tensors
 
 
 def _rounded(tensors: dict[str, Tensor], precision: str | None) -> dict[str, Tensor]:

@@ -349,7 +349,10 @@ class HasFlow(Protocol):
 
 @runtime_checkable
 class HasPictures(Protocol):
-    """A model whose samples come with pixel probabilities that show what they are samples of."""
+    """A model whose samples come with pixel probabilities that show what they are samples of.
+
+    `pictures` may take options, which `genmodels.ways` offers: n_steps, method, labels, guidance; radius.
+    """
 
     def pictures(self, streams: Streams) -> tuple[Tensor, Tensor]:
         """Return a sample a stream and its pixels' means at an earlier step  # (picture, site) twice."""

@@ -1,14 +1,14 @@
 """A U-Net that removes noise of a known level, with what its output stands for, labels and guidance."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from genmodels import registry
 from genmodels.errors import InputError
-from genmodels.networks import UNETS, prediction, reversal
+from genmodels.networks import UNETS, pipeline, prediction, reversal
 from genmodels.networks.noise import Noise
 from genmodels.networks.prediction import Prediction, Reading
 
@@ -115,6 +115,10 @@ class Denoiser(nn.Module):
         spread = torch.sigmoid(level).sqrt().to(z.dtype)
         t = self.noise.level(level).detach().expand(len(z))
         return 0.5 * spread * (self.eps(z, t, labels, guidance) - spread * z)
+
+    def diffusers_pipeline(self) -> Any | None:
+        """Return a pipeline of diffusers that draws the same pictures, or None where there cannot be one."""
+        return pipeline.pipeline_of(self)
 
     def descend(
         self,

@@ -1,15 +1,17 @@
 """diffusers' schedulers, driven by a denoiser of ours: DDPM, DDIM, DPM-Solver++ and UniPC."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from genmodels.errors import InputError
-from genmodels.networks.denoiser import Denoiser
 from genmodels.networks.noise import Noise
 from genmodels.streams import Streams
+
+if TYPE_CHECKING:
+    from genmodels.networks.denoiser import Denoiser
 
 SCHEDULERS = {
     "ddpm": "DDPMScheduler",
@@ -63,7 +65,7 @@ def scheduler(method: str, noise: Noise, prediction_type: str, reach: float) -> 
 
 @torch.no_grad()
 def descend(
-    denoiser: Denoiser,
+    denoiser: "Denoiser",
     streams: Streams,
     method: str,
     n_steps: int,
