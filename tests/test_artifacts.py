@@ -202,7 +202,7 @@ def test_a_damaged_folder_is_refused_in_one_line(
     ("entries", "message"),
     [
         ({"model": "rbn"}, "unknown name 'rbn': did you mean 'rbm'?"),
-        ({"model": "zzz"}, "known are bernoulli_mixture, "),
+        ({"model": "zzz"}, "known are autoencoder, bernoulli_mixture, "),
         ({"model": ["rbm"]}, "model is a list, expected str"),
         ({"model": "os:system"}, "unknown name 'os:system'"),
         ({"format": 2}, "format is 2, this version reads 1"),
