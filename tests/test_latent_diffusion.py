@@ -17,6 +17,7 @@ from genmodels.models.latent_diffusion import LatentDiffusion, LatentTerms
 from genmodels.networks.diagonal_normal import DiagonalNormal
 from genmodels.networks.text_denoiser import TextDenoiser
 from genmodels.networks.text_encoder import Texts, stacked
+from genmodels.prompts import paint
 from genmodels.streams import Key, Streams
 
 KEY = Key(73, "latent diffusion")
@@ -238,22 +239,23 @@ def test_a_picture_is_its_streams_whatever_the_others_are(tmp_path: Path) -> Non
     model.prior.variance.fill_(0.01)
     save_model(tmp_path / "model", "latent_diffusion", model, {"shape": [8, 8, 3]})
     again = load_model(tmp_path / "model")
-    for method in ("ddim", "ancestral"):
+    for method in ("ddim", "ancestral", "dpm"):
         settings: dict[str, Any] = {"guidance": 3.0, "n_steps": 6, "method": method}
-        pixels, means = model.pictures(Streams(KEY, 4), prompts, negative, **settings)
+        pixels, means = model.paint(Streams(KEY, 4), prompts, negative, **settings)
         assert pixels.shape == means.shape == (4, 192)
         assert bool(((pixels >= 0) & (pixels <= 255)).all())
         for first in range(4):
-            alone = again.pictures(
+            alone = again.paint(
                 Streams(KEY, 1, first=first), prompts.select(torch.tensor([first])), negative, **settings
             )
             assert float((alone[1][0] - means[first]).abs().max()) * 255 <= 1.0
-        assert not torch.allclose(model.pictures(Streams(KEY, 4), prompts, **settings)[1], means)
+        assert not torch.allclose(model.paint(Streams(KEY, 4), prompts, **settings)[1], means)
         assert not torch.allclose(means[0], means[3]), "one prompt, two streams"
     torch.testing.assert_close(
         again.elbo(pixels, KEY.torch()), model.elbo(pixels, KEY.torch()), rtol=1e-5, atol=1e-3
     )
-    assert "4 pictures" not in complaint(lambda: model.pictures(Streams(KEY, 3), prompts))
+    assert "none of" in complaint(lambda: model.paint(Streams(KEY, 3), method="euler"))
+    assert "for 3 pictures" in complaint(lambda: model.paint(Streams(KEY, 3), prompts))
     assert model.pictures(Streams(KEY, 2))[0].shape == (2, 192)
 
 
@@ -263,3 +265,40 @@ def test_what_cannot_be_built_is_said() -> None:
     assert "none of eps, v" in complaint(lambda: small(prediction="x"))
     assert "text_drop" in complaint(lambda: small(text_drop=1.0))
     assert "halve" in complaint(lambda: small(channels=(8, 8, 8, 8)))
+
+
+def test_prompts_become_pictures_by_the_encoder_that_was_learnt_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Words:
+        """Encodes a prompt as the lengths of its words."""
+
+        def __init__(self, name: str, max_tokens: int) -> None:
+            self.name, self.max_tokens, self.digest = name, max_tokens, "d" * 64
+
+        def encode(self, prompts: list[str], emphasised: bool) -> Texts:
+            assert emphasised
+            counts = [[len(word) for word in prompt.split()] or [0] for prompt in prompts]
+            return stacked([torch.tensor(it).float()[:, None].expand(-1, 4) for it in counts])
+
+        def cut_off(self, prompt: str, emphasised: bool) -> str:
+            return " ".join(prompt.split()[self.max_tokens :])
+
+    monkeypatch.setattr("genmodels.prompts.TextEncoder", Words)
+    known = {"name": "words", "digest": "d" * 64, "max_tokens": 3}
+    model, said = small(text_encoder=known), []
+    prompts = ["a purple heart", "", "a b c d e", "a purple heart"]
+    settings: dict[str, Any] = {"n_steps": 4, "said": said.append}
+    pixels, means = paint(model, prompts, KEY, tmp_path, **settings)
+    assert pixels.shape == means.shape == (4, 192)
+    assert said == ["prompt 'a b c d e…': beyond 3 tokens, not read: 'd e'"]
+    monkeypatch.setattr("genmodels.prompts._AT_ONCE", 3)
+    torch.testing.assert_close(
+        paint(model, prompts, KEY, tmp_path, **settings)[1], means, rtol=0, atol=1 / 255
+    )
+    away = paint(model, prompts, KEY, tmp_path, "ugly", **settings)[1]
+    assert not torch.allclose(away[0], means[0])
+    assert "at least one" in complaint(lambda: paint(model, [], KEY, tmp_path, **settings))
+    other = small(text_encoder=known | {"digest": "e" * 64})
+    assert "not the one" in complaint(lambda: paint(other, prompts, KEY, tmp_path, **settings))
+    assert "without captions" in complaint(lambda: paint(small(), prompts, KEY, tmp_path, **settings))

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from genmodels.errors import InputError
+from genmodels.networks import schedulers
 from genmodels.networks.denoiser import Method
 from genmodels.networks.latent_space import LatentSpace
 from genmodels.networks.noise import BoundTerms, Noise
@@ -145,14 +147,14 @@ class LatentDiffusion(nn.Module):
         return self.prior.loss(self.space.moments(x), generator, labels)
 
     @torch.no_grad()
-    def pictures(
+    def paint(
         self,
         streams: Streams,
         texts: Texts | None = None,
         negative: Texts | None = None,
         guidance: float = 3.0,
         n_steps: int = 50,
-        method: Method = "ddim",
+        method: str = "ddim",
     ) -> tuple[Tensor, Tensor]:
         """Return a picture a stream in levels, and its pixels' means in [0, 1]  # (picture, site) twice.
 
@@ -162,7 +164,7 @@ class LatentDiffusion(nn.Module):
             negative: A prompt to keep away from: it takes the place of no prompt in the guidance.
             guidance: w.
             n_steps: Noise levels visited.
-            method: ancestral, ddim, or flow.
+            method: ancestral, ddim, flow, or one of diffusers' schedulers by its name in SCHEDULERS.
 
         Raises:
             InputError: another number of prompts than of pictures, an unknown method, or too few steps.
@@ -172,10 +174,22 @@ class LatentDiffusion(nn.Module):
             raise InputError(f"prompts: {len(texts.states)} for {n} pictures, give one for each")
         labels = None if texts is None else torch.arange(n, device=streams.device)
         with self.prior.told(texts, negative):
-            chain = self.prior.descend(
-                lambda: streams.normal(self.space.n_latent), method, n_steps, labels, guidance
-            )
-            *_, (_, _, mean) = chain
+            mean = self._latents(streams, labels, guidance, n_steps, method)
         y = mean + self.prior.variance.sqrt().to(mean.dtype) * streams.normal(self.space.n_latent)
         output = self.space.decode(y / self.space.scale)
         return self.space.pixels.draw(output, streams.uniform(self.n_sites)), self.space.pixels.means(output)
+
+    def _latents(
+        self, streams: Streams, labels: Tensor | None, guidance: float, n_steps: int, method: str
+    ) -> Tensor:
+        """Return ŷ(z_1) at the end of the way from noise  # (picture, latent)."""
+        if method in schedulers.SCHEDULERS and method not in get_args(Method):
+            return schedulers.descend(self.prior, streams, method, n_steps, labels, guidance)
+        own: Any = method  # which `descend` checks
+        normal = partial(streams.normal, self.space.n_latent)
+        *_, (_, _, mean) = self.prior.descend(normal, own, n_steps, labels, guidance)
+        return mean
+
+    def pictures(self, streams: Streams) -> tuple[Tensor, Tensor]:
+        """Return pictures of anything and their pixels' means: `paint` without prompts."""
+        return self.paint(streams)

@@ -1,0 +1,81 @@
+"""Prompts in, pictures out."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genmodels.errors import InputError
+from genmodels.networks.text_encoder import TextEncoder
+from genmodels.streams import Key, Streams
+from genmodels.text_states import text_states
+
+_AT_ONCE = 32  # pictures
+
+
+def encoder_of(model: Any) -> TextEncoder:
+    """Return the text encoder that a LatentDiffusion was trained with.
+
+    Raises:
+        InputError: it was trained without one, or what has its name now is another one.
+    """
+    known = model.text_encoder
+    if known is None:
+        raise InputError(f"prompt: this {type(model).__name__} was trained without captions, give none")
+    encoder = TextEncoder(known["name"], known["max_tokens"])
+    if encoder.digest != known["digest"]:
+        raise InputError(
+            f"text encoder {known['name']}: not the one that the model was trained with, by its digest "
+            f"{encoder.digest[:12]} in place of {known['digest'][:12]}"
+        )
+    return encoder
+
+
+def paint(
+    model: Any,
+    prompts: Sequence[str],
+    key: Key,
+    cache: Path,
+    negative: str = "",
+    guidance: float = 3.0,
+    n_steps: int = 50,
+    method: str = "ddim",
+    said: Callable[[str], None] = print,
+) -> tuple[Tensor, Tensor]:
+    """Return a picture for each prompt in levels, and its pixels' means in [0, 1]  # (picture, site) twice.
+
+    Args:
+        model: A LatentDiffusion.
+        prompts: What they are to show; brackets are emphasis.
+        key: Picture i draws from key.at(shard=i), whatever the others are.
+        cache: The folder in which the prompts' states are kept.
+        negative: What they are not to show.
+        guidance: w of ε̂_u + w (ε̂_c − ε̂_u).
+        n_steps: Noise levels visited.
+        method: See `LatentDiffusion.paint`.
+        said: Called with a line for each prompt of which not all can be read.
+
+    Raises:
+        InputError: no prompts, or see `encoder_of`, `TextEncoder.encode` and `LatentDiffusion.paint`.
+    """
+    encoder = encoder_of(model)
+    device = next(model.parameters()).device
+    every = list(dict.fromkeys([negative, *prompts]))
+    for prompt in every:
+        if rest := encoder.cut_off(prompt, emphasised=True):
+            said(f"prompt '{prompt[:30]}…': beyond {encoder.max_tokens} tokens, not read: '{rest[:60]}'")
+    texts = text_states(encoder, every, cache, emphasised=True).to(device)
+    rows = torch.tensor([every.index(prompt) for prompt in prompts], device=device)
+    away = texts.select(rows.new_zeros(1)) if negative else None
+    pixels, means = [], []
+    for first in range(0, len(prompts), _AT_ONCE):
+        some = rows[first : first + _AT_ONCE]
+        streams = Streams(key, len(some), first, device)
+        drawn = model.paint(streams, texts.select(some), away, guidance, n_steps, method)
+        pixels.append(drawn[0].cpu())
+        means.append(drawn[1].cpu())
+    if not pixels:
+        raise InputError("prompts: there is none, give at least one")
+    return torch.cat(pixels), torch.cat(means)
