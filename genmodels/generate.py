@@ -107,8 +107,8 @@ def _batches(model: Any, chosen: Way, n: int, key: Key, progress: Report | None)
 
 @contextmanager
 def _counted(model: Any, total: int, progress: Report | None) -> Iterator[None]:
-    """Report every call of the model's U-Net, if it has one."""
-    network = getattr(model, "unet", None)
+    """Report every call of the model's U-Net, if there is one within it."""
+    network = next((module.unet for module in model.modules() if hasattr(module, "unet")), None)
     if progress is None or network is None:
         yield
         return
