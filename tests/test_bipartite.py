@@ -9,12 +9,14 @@ from torch import Tensor
 from twins import numbers
 
 from genmodels.compiled import bipartite, logistic
+from genmodels.compiled.bipartite import Precision
 from genmodels.compiled.counter import keys
 from genmodels.compiled.readable import draw
 from genmodels.couplings import Bipartite
 from genmodels.errors import InputError
 from genmodels.kernels.block_gibbs import BlockGibbs
 from genmodels.learners.contrastive_divergence import ContrastiveDivergence
+from genmodels.learners.persistent_contrastive_divergence import PersistentContrastiveDivergence
 from genmodels.models.rbm import RBM
 from genmodels.streams import Key
 
@@ -188,6 +190,26 @@ def test_contrastive_divergence_goes_on_from_its_images() -> None:
         start = kernel.start(model, torch.cat([x, x, x, x, x[:, :8]], 1))
         state, _ = kernel.advance(model, start, torch.ones(100), 1, KEY)
         assert torch.equal(state.x, fantasy.x)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_persistent_chains_move_as_the_kernel_says(
+    precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bipartite, "_GAIN", 0)
+    model, kernel = rbm(64, 200, 0.3), BlockGibbs(precision)
+    data = torch.randn(30, 64, generator=KEY.torch()).sign()
+    rule = PersistentContrastiveDivergence(n_chains=30, n_sweeps=3, products=precision)
+    chains = rule.start(model, data, KEY)
+    fantasy = rule.fantasy(model, chains, data, KEY.child("sweeps"))
+    moved, _ = kernel.advance(model, chains.particles, torch.ones(30), 3, KEY.child("sweeps"))
+    assert fantasy.x.dtype == getattr(torch, precision)
+    assert torch.equal(fantasy.x, moved.x)
+    assert torch.equal(fantasy.chains.particles.x, moved.x)
+    resumed = rule.restart(model, rule.chain_tensors(fantasy.chains))
+    again = [rule.fantasy(model, each, data, KEY.child("more")).x for each in (fantasy.chains, resumed)]
+    assert torch.equal(*again)
+    assert not torch.equal(again[0], fantasy.x)
 
 
 def test_a_precision_that_does_not_exist_is_refused() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from genmodels.couplings import Bipartite
 from genmodels.errors import InputError
 from genmodels.estimate import of_scalar
 from genmodels.estimators import enumeration, likelihood, posterior
@@ -66,6 +67,20 @@ def test_energy_is_the_sum_over_neighbouring_layers(n_visible: int, hidden: tupl
     assert torch.allclose(model.energy(x), brute_energy(model, x), atol=1e-12)
     assert not torch.allclose(model.energy(-x), brute_energy(model, x), atol=0.1)
     assert torch.allclose(torch.from_numpy(model.couplings().energy(x.numpy())), model.energy(x), atol=1e-12)
+
+
+def bipartite_energy(machine: Bipartite, x: Tensor) -> Tensor:
+    side = x.split(tuple(machine.W.shape), 1)
+    return -((side[0] @ machine.W) * side[1]).sum(1) - x @ machine.h
+
+
+@pytest.mark.parametrize(("n_visible", "hidden"), SIZES)
+def test_even_and_odd_layers_are_two_sides(n_visible: int, hidden: tuple[int, ...]) -> None:
+    model = asymmetric(n_visible, hidden)
+    x, machine = every(model.n_sites), model.bipartite()
+    assert torch.allclose(bipartite_energy(machine, x), model.energy(x), atol=1e-12)
+    assert not torch.allclose(bipartite_energy(machine._replace(W=-machine.W), x), model.energy(x), atol=0.1)
+    assert not machine.base.any()
 
 
 @pytest.mark.parametrize("beta", BETAS)
@@ -189,6 +204,26 @@ def test_statistics_are_the_gradient_of_the_bound() -> None:
     assert all(torch.allclose(counted[name], weighted[name], atol=1e-14) for name in counted)
 
 
+@pytest.mark.parametrize(("n_visible", "hidden"), SIZES)
+def test_a_contrast_averages_the_odd_layers_out(n_visible: int, hidden: tuple[int, ...]) -> None:
+    model = asymmetric(n_visible, hidden)
+    x, n_even = every(n_visible)[[0, 1, 1, 3]], model.blocks[0].stop
+    even, odd = every(n_even)[[1, 2, 2, 6]], every(model.n_sites - n_even)
+    joint = torch.cat([torch.cat([one.expand(len(odd), -1), odd], 1) for one in even])
+    given = (-model.energy(joint)).view(len(even), len(odd)).softmax(1).flatten() / len(even)
+    data, fantasy = model.statistics(x), model.joint_statistics(joint, given)
+    drawn = torch.cat([even, odd[[0, 1, 1, 2]]], 1)  # its odd layers do not matter
+    difference, means = model.contrast(x, drawn)
+    for name in data:
+        assert torch.allclose(difference[name], data[name] - fantasy[name], atol=1e-12)
+        assert name[0] == "b" or not torch.allclose(difference[name], fantasy[name] - data[name], atol=1e-3)
+        assert name[0] == "W" or torch.allclose(means[name], data[name], atol=1e-12)
+    plain = model.joint_statistics(drawn)
+    assert not torch.allclose(difference["W.0"], data["W.0"] - plain["W.0"], atol=1e-3)
+    coarse, _ = model.float().contrast(x.float(), drawn.bfloat16())
+    assert all(torch.allclose(coarse[name].double(), difference[name], atol=0.03) for name in difference)
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 def test_centred_ascent_is_the_gradient_in_centred_parameters(decay: float) -> None:
     model = asymmetric(3, (2, 3))
@@ -246,6 +281,7 @@ def test_a_doubled_machine_is_an_rbm_with_repeated_weights(copies: tuple[int, in
     rbm.c.copy_(model.c.repeat(copies[1]))
     x = every(model.n_sites)
     assert torch.allclose(model.energy(x), rbm.energy(x), atol=1e-12)
+    assert torch.allclose(bipartite_energy(model.bipartite(), x), rbm.energy(x), atol=1e-12)
     beta = torch.full((len(x),), 0.7, dtype=torch.float64)
     for block in (0, 1):
         assert torch.allclose(model.conditional(block, x, beta), rbm.conditional(block, x, beta), atol=1e-12)

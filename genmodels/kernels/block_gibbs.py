@@ -85,8 +85,8 @@ class BlockGibbs:
     ) -> tuple[BlockGibbsState, Info]:
         """Advance every replica by `n_sweeps` sweeps at beta (replica,) or (sweep, replica)."""
         with torch.no_grad():
-            sweep = self._sweep_sides if compiled(model, state.x) else self._sweep_blocks
-            x = sweep(model, state.x, beta, n_sweeps, key)
+            sweep = self.moved if compiled(model, state.x) else self._sweep_blocks
+            x = sweep(model, state.x, beta, n_sweeps, key).to(state.x.dtype)
             energy = model.energy(x)
         n_nonfinite = len(x) - int(energy.isfinite().sum())
         return BlockGibbsState(x, energy), Info(n_sweeps * x.numel(), 1.0, n_nonfinite)
@@ -112,12 +112,16 @@ class BlockGibbs:
         bipartite.sweep(machine, x, visible.new_ones(1, n_images), n_sweeps, key, first)
         return x, first
 
-    def _sweep_sides(self, model: HasBipartite, x: Tensor, beta: Tensor, n_sweeps: int, key: Key) -> Tensor:
+    def moved(self, model: HasBipartite, x: Tensor, beta: Tensor, n_sweeps: int, key: Key) -> Tensor:
+        """Return where sweeps lead, in the precision of the products, without energies  # (replica, site).
+
+        What persistent chains need. On a CPU; x is float32, beta as in `advance`.
+        """
         machine = model.bipartite()
         moved = x.to(bipartite.dtype_of(machine, self.precision), copy=True).contiguous()
         betas = beta.detach().float().reshape(-1, len(x)).contiguous()
         bipartite.sweep(machine, moved, betas, n_sweeps, key)
-        return moved.to(x.dtype)
+        return moved
 
     def _sweep_blocks(self, model: Any, x: Tensor, beta: Tensor, n_sweeps: int, key: Key) -> Tensor:
         blocks, generator = model.blocks, key.torch(x.device)

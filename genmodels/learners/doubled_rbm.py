@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from genmodels.couplings import Bipartite
 from genmodels.errors import InputError
 from genmodels.paths import base_rate_fields
 from genmodels.streams import Key
@@ -49,6 +50,11 @@ class DoubledRBM(nn.Module):
         """Return E of all copies  # (replica, site) -> (replica,), nats."""
         visible, hidden = (self._sums(block, x[:, self.blocks[block]]) for block in (0, 1))
         return -((visible @ self.W * hidden).sum(1) + visible @ self.b + hidden @ self.c)
+
+    def bipartite(self) -> Bipartite:
+        """Return W for each copy of x and z, and the fields of all copies."""
+        h = torch.cat([self.b.repeat(self.copies[0]), self.c.repeat(self.copies[1])]).detach()
+        return Bipartite(self.W.detach().repeat(*self.copies), h, torch.zeros_like(h))
 
     def field(self, block: int, total: Tensor) -> Tensor:
         """Return the field on each copy of side `block`, given the sum over the others  # (replica, unit)."""

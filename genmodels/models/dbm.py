@@ -1,5 +1,6 @@
 """Deep Boltzmann machine."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from genmodels.couplings import Couplings
+from genmodels.couplings import Bipartite, Couplings
 from genmodels.errors import InputError
 from genmodels.paths import base_rate_fields
-from genmodels.protocols import Domain
+from genmodels.products import product
+from genmodels.protocols import Contrasted, Domain
 from genmodels.streams import Key
 
 Layers = list[Tensor]  # x, z_1 … z_L  # (image, units)
@@ -77,6 +79,17 @@ class DBM(nn.Module):
             h[sites] = b.detach().double().cpu().numpy()
         return Couplings(self.n_sites, np.concatenate(i), np.concatenate(j), np.concatenate(J), h)
 
+    def bipartite(self) -> Bipartite:
+        """Return the even layers against the odd ones, with zeros where two layers do not touch."""
+        n_even = self.blocks[0].stop
+        J = self.W[0].new_zeros(n_even, self.n_sites - n_even)
+        for k, (below, above) in enumerate(itertools.pairwise(self.layers)):
+            even, odd = (below, above) if k % 2 == 0 else (above, below)
+            W = self.W[k].detach()
+            J[even, odd.start - n_even : odd.stop - n_even] = W if k % 2 == 0 else W.T
+        h = torch.cat([self._bias(0), self._bias(1)]).detach()
+        return Bipartite(J, h, torch.zeros_like(h))
+
     def filters(self) -> Tensor:
         """Return the weights of each unit of z_1  # (unit, visible)."""
         weights: Tensor = self.W[0].detach().T
@@ -126,21 +139,22 @@ class DBM(nn.Module):
         where no mean of z_1 changes by more than `tolerance`, or after `max_rounds`.
 
         Args:
-            x: Visible configurations in ±1  # (image, visible)
+            x: Visible configurations in ±1, as precise as the products are to be  # (image, visible)
             tolerance: In means.
             max_rounds: At most.
         """
-        from_x = x @ self.W[0] + self.b[1]
-        means = [x, torch.tanh(2.0 * from_x - self.b[1])]
+        W, b = ([each.to(x.dtype) for each in parameters] for parameters in (self.W, self.b))
+        from_x = product(x, W[0])
+        means = [x, torch.tanh(2.0 * from_x + b[1])]
         for layer in range(2, len(self.layers)):
             twice = 1.0 if layer + 1 == len(self.layers) else 2.0
-            means.append(torch.tanh(twice * means[-1] @ self.W[layer - 1] + self.b[layer]))
+            means.append(torch.tanh(twice * product(means[-1], W[layer - 1]) + b[layer]))
         for _ in range(max_rounds):
             before = means[1]
             for layer in (*range(1, len(means), 2), *range(2, len(means), 2)):
-                below = from_x if layer == 1 else means[layer - 1] @ self.W[layer - 1] + self.b[layer]
-                above = means[layer + 1] @ self.W[layer].T if layer + 1 < len(means) else 0.0
-                means[layer] = torch.tanh(below + above)
+                below = from_x if layer == 1 else product(means[layer - 1], W[layer - 1])
+                above = product(means[layer + 1], W[layer].T) if layer + 1 < len(means) else 0.0
+                means[layer] = torch.tanh(below + above + b[layer])
             if float((means[1] - before).abs().max()) <= tolerance:
                 break
         return means
@@ -168,6 +182,30 @@ class DBM(nn.Module):
     def joint_statistics(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         """Return the same averages over whole configurations  # (replica, site), (replica,)."""
         return self._averages([x[:, sites] for sites in self.layers], weights)
+
+    @torch.no_grad()
+    def contrast(self, data: Tensor, fantasy: Tensor, first: Tensor | None = None) -> Contrasted:
+        """Return ⟨s⟩_data − ⟨s⟩_fantasy, both phases of two layers in one product, as `RBM.contrast` does.
+
+        Of a fantasy the odd layers are averaged out given the even ones.
+        """
+        here = self.mean_field(data.to(fantasy.dtype), max_rounds=self.rounds)
+        there = [fantasy[:, sites] for sites in self.layers]
+        for layer in range(1, len(there), 2):
+            field = product(there[layer - 1], self.W[layer - 1].to(fantasy.dtype)) + self.b[layer]
+            if layer + 1 < len(there):
+                field = field + product(there[layer + 1], self.W[layer].to(fantasy.dtype).T)
+            there[layer] = torch.tanh(field).to(fantasy.dtype)
+        both = [torch.cat(pair) for pair in zip(here, there, strict=True)]
+        shares = [1.0 / len(data)] * len(data) + [-1.0 / len(fantasy)] * len(fantasy)
+        weights = data.new_tensor(shares)[:, None]
+        difference = {
+            f"W.{k}": product(below.T, (weights * above).to(below.dtype)).to(data.dtype)
+            for k, (below, above) in enumerate(itertools.pairwise(both))
+        }
+        means = {f"b.{k}": layer.mean(0, dtype=data.dtype) for k, layer in enumerate(here)}
+        model = {f"b.{k}": layer.mean(0, dtype=data.dtype) for k, layer in enumerate(there)}
+        return Contrasted(difference | {name: means[name] - model[name] for name in means}, means)
 
     def _averages(self, layers: Layers, weights: Tensor | None) -> dict[str, Tensor]:
         w = layers[0].new_full((len(layers[0]),), 1.0 / len(layers[0])) if weights is None else weights

@@ -19,6 +19,7 @@ from pipelines.schema.block import (
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Precision = Literal["half", "single", "double"]
+Products = Literal["float32", "bfloat16"]
 
 
 class Kept(Block):
@@ -73,6 +74,7 @@ class RBM(images.RBM, Kept):
     """A restricted Boltzmann machine."""
 
     model: Literal["rbm"]
+    products: Products
     again: list[Again]
 
 
@@ -100,6 +102,8 @@ class DBM(Kept):
     n_sweeps: Count
     learning_rate: Positive
     weight_decay: NonNegative
+    ema: Fraction
+    products: Products
     batch: Count
     steps: Count
 
