@@ -18,6 +18,7 @@ from genmodels.kernels.block_gibbs import BlockGibbs
 from genmodels.learners.contrastive_divergence import ContrastiveDivergence
 from genmodels.learners.persistent_contrastive_divergence import PersistentContrastiveDivergence
 from genmodels.models.rbm import RBM
+from genmodels.paths import BaseRate
 from genmodels.streams import Key
 
 KEY = Key(23, "sides")
@@ -176,6 +177,22 @@ def test_a_contrast_is_the_difference_of_two_statistics(dtype: torch.dtype) -> N
         assert torch.allclose(known[name], difference[name], atol=tolerance)
         assert not torch.allclose(difference[name], one[name], atol=5.0 * tolerance)
     assert all(torch.allclose(means[name], one[name], atol=tolerance) for name in ("b", "c"))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_energies_are_those_of_where_the_sweeps_end(
+    precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bipartite, "_GAIN", 0)
+    inner = rbm(300, 70, 0.3)  # more than one loop's
+    for model in (inner, BaseRate(inner, torch.linspace(-1.0, 1.0, 370))):
+        state = BlockGibbs(precision).init(model, 20, KEY)
+        after, _ = BlockGibbs(precision).advance(model, state, torch.linspace(0.3, 1.0, 20), 2, KEY)
+        assert torch.allclose(after.energy, model.energy(after.x), rtol=1e-5, atol=1e-3)
+        assert not torch.allclose(after.energy, model.energy(state.x), rtol=1e-3, atol=1e-3)
+        still, _ = BlockGibbs(precision).advance(model, after, torch.ones(20), 0, KEY)
+        assert torch.equal(still.x, after.x)
+        assert torch.allclose(still.energy, after.energy, rtol=1e-5, atol=1e-3)
 
 
 def test_contrastive_divergence_goes_on_from_its_images() -> None:

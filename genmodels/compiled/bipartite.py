@@ -38,8 +38,11 @@ def sweep(
     n_sweeps: int,
     key: Key,
     first: Tensor | None = None,
-) -> None:
-    """Draw hidden and then visible spins, `n_sweeps` times, in place.
+) -> Tensor | None:
+    """Draw hidden and then visible spins, `n_sweeps` times, in place; return their E, or None if not known.
+
+    E = −(x·Wz + hᵀ(x, z)), nats at β = 1, Wz being the fields from which x was drawn last: known without a
+    product of its own unless all sweeps are one loop, or the fields are rounded  # (replica,), float32.
 
     Args:
         machine: Its matrix and fields.
@@ -54,7 +57,8 @@ def sweep(
         room = x.new_empty(0, machine.W.shape[1]) if first is None else first
         plan = (machine.W.detach().numpy(), machine.h.numpy(), machine.base.numpy(), betas.numpy())
         _sweep(*plan, x.numpy(), n_sweeps, room.numpy(), *keys(key))
-        return
+        return None
+    field = None
     n_visible, n_sites = machine.W.shape[0], x.shape[1]
     blocks = (slice(0, n_visible), slice(n_visible, n_sites))
     W, (k0, k1), places = machine.W.detach().to(x.dtype), keys(key), _places(machine)
@@ -68,6 +72,9 @@ def sweep(
             plan = (machine.h[here].numpy(), machine.base[here].numpy(), beta)
             place = np.uint64((2 * t + side) * len(x) * places)
             logistic.draw(_bits(field), *plan, _bits(x), here.start, _shift(x), k0, k1, place)
+    if field is None or x.dtype != torch.float32:
+        return None
+    return -((x[:, :n_visible] * field).sum(1) + x @ machine.h)
 
 
 def means(field: Tensor, h: Tensor, weights: Tensor) -> Tensor:

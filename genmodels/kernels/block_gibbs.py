@@ -85,9 +85,10 @@ class BlockGibbs:
     ) -> tuple[BlockGibbsState, Info]:
         """Advance every replica by `n_sweeps` sweeps at beta (replica,) or (sweep, replica)."""
         with torch.no_grad():
-            sweep = self.moved if compiled(model, state.x) else self._sweep_blocks
-            x = sweep(model, state.x, beta, n_sweeps, key).to(state.x.dtype)
-            energy = model.energy(x)
+            sweep = self._sweep_sides if compiled(model, state.x) else self._sweep_blocks
+            x, energy = sweep(model, state.x, beta, n_sweeps, key)
+            x = x.to(state.x.dtype)
+            energy = model.energy(x) if energy is None else energy
         n_nonfinite = len(x) - int(energy.isfinite().sum())
         return BlockGibbsState(x, energy), Info(n_sweeps * x.numel(), 1.0, n_nonfinite)
 
@@ -117,13 +118,19 @@ class BlockGibbs:
 
         What persistent chains need. On a CPU; x is float32, beta as in `advance`.
         """
+        return self._sweep_sides(model, x, beta, n_sweeps, key)[0]
+
+    def _sweep_sides(
+        self, model: HasBipartite, x: Tensor, beta: Tensor, n_sweeps: int, key: Key
+    ) -> tuple[Tensor, Tensor | None]:
         machine = model.bipartite()
         moved = x.to(bipartite.dtype_of(machine, self.precision), copy=True).contiguous()
         betas = beta.detach().float().reshape(-1, len(x)).contiguous()
-        bipartite.sweep(machine, moved, betas, n_sweeps, key)
-        return moved
+        return moved, bipartite.sweep(machine, moved, betas, n_sweeps, key)
 
-    def _sweep_blocks(self, model: Any, x: Tensor, beta: Tensor, n_sweeps: int, key: Key) -> Tensor:
+    def _sweep_blocks(
+        self, model: Any, x: Tensor, beta: Tensor, n_sweeps: int, key: Key
+    ) -> tuple[Tensor, None]:
         blocks, generator = model.blocks, key.torch(x.device)
         ranges = all(isinstance(sites, slice) for sites in blocks)
         # Where a block is a list of sites, memory is [site, replica]: a site is then a row to be picked.
@@ -135,7 +142,7 @@ class BlockGibbs:
             for block in reversed(range(len(blocks))):
                 p = model.conditional(block, x, now)
                 _draw(x, blocks[block], p, noise[block])
-        return x
+        return x, None
 
     def configuration(self, state: BlockGibbsState) -> Tensor:
         """Return the configurations  # (replica, site)."""
