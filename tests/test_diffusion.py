@@ -15,6 +15,7 @@ from genmodels.estimators import variational
 from genmodels.learners.fit import Shuffled, Whole, fit
 from genmodels.learners.gradient import Gradient
 from genmodels.models.diffusion import BoundTerms, Diffusion
+from genmodels.networks.levels import draw
 from genmodels.networks.noise import Noise
 from genmodels.networks.schedules import Linear
 from genmodels.networks.unet import UNet
@@ -253,7 +254,7 @@ def test_the_error_of_the_bound_is_its_spread_and_its_terms_add_up() -> None:
     assert 0.3 < terms["matching"].stderr_estimator / (math.sqrt(variance.sum()) / 16) < 3.0
 
 
-def small(shape: tuple[int, ...] = (2, 3), **settings: float) -> Diffusion:
+def small(shape: tuple[int, ...] = (2, 3), **settings: Any) -> Diffusion:
     with torch.random.fork_rng():
         torch.manual_seed(9)
         return Diffusion(shape, (8, 8), **({"T": 40, "dropout": 0.2} | settings))
@@ -327,6 +328,14 @@ def test_padding_keeps_the_picture_in_its_place() -> None:
     ("settings", "message"),
     [
         ({"shape": (8,)}, "height, width"),
+        ({"shape": (8, 8), "levels": 1}, "levels: pixels of 1"),
+        ({"shape": (8, 8), "levels": 5}, "prediction: logits are of binary pixels"),
+        ({"shape": (8, 8), "prediction": "noise"}, "prediction: 'noise' is none of eps, residual"),
+        ({"shape": (8, 8), "prediction": "eps"}, "objective: weighted is for"),
+        ({"shape": (8, 8), "T": None}, "need compact"),
+        ({"shape": (8, 8), "schedule": "learned", "network": "compact"}, "give objective: bound"),
+        ({"shape": (8, 8), "label_drop": 1.0}, "label_drop: 1.0"),
+        ({"shape": (8, 8), "n_classes": -1}, "n_classes: -1"),
         ({"shape": (8, 8), "T": 1}, "T: 1 noise levels"),
         ({"shape": (8, 8), "gamma_min": 3.0, "gamma_max": 3.0}, "gamma_min: 3.0"),
         ({"shape": (5, 3), "channels": (8, 8, 8)}, "give 1 to 2 entries"),
@@ -344,6 +353,12 @@ def test_what_cannot_be_estimated_says_so() -> None:
         variational.bound(model, torch.zeros(2, 6), Key(0, "noise"), 4, 1)
     with pytest.raises(InputError, match="n_steps: 1"):
         model.sample(2, Key(0, "sample").torch(), n_steps=1)
+    with pytest.raises(InputError, match="method: 'euler' is none of ancestral, ddim, flow"):
+        model.sample(2, Key(0, "sample").torch(), method="euler")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="built without classes"):
+        model.sample(2, Key(0, "sample").torch(), labels=torch.zeros(2))
+    with pytest.raises(InputError, match="classes are 0 to 2"):
+        small(n_classes=3).sample(2, Key(0, "sample").torch(), labels=torch.full((2,), 3))
 
 
 @pytest.mark.slow
@@ -361,3 +376,133 @@ def test_held_out_digits_are_likelier_than_under_independent_pixels() -> None:
     gain = values - independent
     error = math.hypot(gain.std() / math.sqrt(len(gain)), math.sqrt(variances.sum()) / len(gain))
     assert gain.mean() - 3.0 * error > 1.0
+
+
+# Levels, labels and channels
+
+
+class Told(Diffusion):
+    """Its output depends on the label: class c gives c + 1 times what no class gives."""
+
+    def network(self, z: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        told = torch.zeros(len(z)) if labels is None else 1.0 + labels
+        return (1.0 + told[:, None]) * torch.sin(z + t[:, None].to(z.dtype) / 10.0)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "residual", "x", "v", "logits"])
+def test_guidance_goes_from_without_labels_through_with_them_and_beyond(prediction: Any) -> None:
+    rest: dict[str, Any] = {"prediction": prediction, "objective": "bound", "n_classes": 3, "T": 20}
+    model = Told((2, 3), (8,), **rest).double()
+    z = torch.randn(5, 6, generator=Key(14, "z").torch(), dtype=torch.float64)
+    t, labels = torch.tensor([1, 5, 10, 15, 20]), torch.tensor([0, 1, 2, 1, 0])
+    signal, spread = model.noise.scales(t, z)
+    for of in (model.eps, model.denoise):
+        without, given = of(z, t), of(z, t, labels)
+        assert not torch.allclose(without, given)
+        torch.testing.assert_close(of(z, t, labels, 0.0), without)
+        torch.testing.assert_close(of(z, t, labels, 1.0), given)
+        torch.testing.assert_close(of(z, t, labels, 2.0), 2.0 * given - without)
+        torch.testing.assert_close(of(z, t, labels, 2.5), without + 2.5 * (given - without))
+        torch.testing.assert_close(of(z, t, torch.full((5,), -1), 3.0), without)
+    for w in (0.0, 1.0, 2.0):
+        both = signal * model.denoise(z, t, labels, w) + spread * model.eps(z, t, labels, w)
+        torch.testing.assert_close(both, z)
+
+
+def test_a_label_is_heard_dropped_in_training_and_absent_from_the_bound() -> None:
+    model, key = small(n_classes=3, label_drop=0.25, network="compact"), Key(15, "labels")
+    for parameter in model.parameters():  # the compact network starts at zero
+        torch.nn.init.normal_(parameter, std=0.2, generator=key.torch())
+    model.eval()
+    x = torch.bernoulli(torch.full((400, 6), 0.4), generator=key.torch())
+    labels = torch.arange(400) % 3
+    hidden = model._hidden(labels, key.torch())
+    assert hidden is not None
+    assert bool((hidden[hidden >= 0] == labels[hidden >= 0]).all())
+    assert abs(int((hidden < 0).sum()) - 100) < 3.0 * math.sqrt(400 * 0.25 * 0.75)
+    with torch.no_grad():
+        plain = torch.stack(list(model.bound_terms(x, key.torch(), 2)))
+        none = torch.stack(list(model.bound_terms(x, key.torch(), 2, torch.full((400,), -1))))
+        given = torch.stack(list(model.bound_terms(x, key.torch(), 2, labels)))
+        assert torch.equal(plain, none)
+        assert not torch.allclose(plain, given)
+        assert not torch.equal(model.loss(x, key.torch(), labels)[0], model.loss(x, key.torch())[0])
+
+
+@pytest.mark.parametrize("n_levels", [2, 3, 256])
+def test_the_odds_of_levels_sum_to_one_and_follow_distance(n_levels: int) -> None:
+    rest: dict[str, Any] = {"levels": n_levels, "prediction": "eps", "objective": "eps", "gamma_min": -5.0}
+    model = Diffusion((2, 3), (8,), **rest)
+    x = torch.randint(0, n_levels, (40, 6), generator=Key(16, "x").torch()).float()
+    z = model.noise.add(
+        model.encode(x), model.noise.least(x), torch.randn(x.shape, generator=Key(16, "z").torch())
+    )
+    log_p = model.decode(z)
+    torch.testing.assert_close(log_p.exp().sum(-1), torch.ones(40, 6).double())
+    assert float((model.encode(x).abs() - model.reach).max()) < 1e-6
+    levels = 2.0 * (torch.arange(n_levels).double() + 0.5) / n_levels - 1.0
+    distance = (z.double()[..., None] / math.sqrt(1.0 / (1.0 + math.exp(-5.0))) - levels).abs()
+    assert torch.equal(log_p.argmax(-1), distance.argmin(-1))
+    energy = -0.5 * math.exp(5.0) * distance.square()
+    expected = (energy - energy.logsumexp(-1, keepdim=True)).gather(-1, x.long()[..., None]).sum((1, 2))
+    torch.testing.assert_close(model.log_reconstruction(x, z), expected)
+
+
+def test_drawn_levels_have_their_odds() -> None:
+    odds = torch.tensor([0.1, 0.2, 0.0, 0.7]).double()
+    drawn = draw(
+        odds.expand(40_000, 4), torch.rand(40_000, generator=Key(17, "u").torch(), dtype=torch.float64)
+    )
+    counts = torch.bincount(drawn.long(), minlength=4)
+    assert bool(((counts - 40_000 * odds).abs() <= 3.5 * (40_000 * odds * (1 - odds)).sqrt()).all())
+
+
+@pytest.mark.parametrize("method", ["ancestral", "ddim", "flow"])
+@pytest.mark.parametrize("levels", [2, 5])
+def test_a_picture_is_the_same_in_a_batch_of_any_size(method: Any, levels: int) -> None:
+    kind: dict[str, Any] = {"levels": levels, "n_classes": 3, "dropout": 0.0, "network": "compact"}
+    kind |= {} if levels == 2 else {"prediction": "v", "objective": "eps"}
+    model, key = small((4, 4), **kind).eval(), Key(18, "pictures")
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=key.torch())
+    labels = torch.arange(64) % 4 - 1
+    shown = []
+    for n in (1, 3, 64):
+        pixels, means = model.pictures(Streams(key, n), 6, method, labels[:n], 2.0)
+        shown.append(torch.cat([pixels[:1] / (levels - 1), means[:1]]))
+        assert pixels.shape == means.shape == (n, 16)
+        assert bool(((means >= 0) & (means <= 1)).all())
+        assert set(pixels.unique().tolist()) <= set(range(levels))
+    for one in shown[1:]:
+        assert float((one - shown[0]).abs().max()) < 1.0 / 255.0
+    others = model.pictures(Streams(key, 3), 6, method, labels[1:4], 2.0)[1]
+    assert float((others[0] - shown[1][1]).abs().max()) > 1.0 / 255.0, "another label"
+
+
+def test_channels_are_the_last_of_a_site_and_reach_the_network_apart() -> None:
+    rest: dict[str, Any] = {"levels": 4, "prediction": "x", "objective": "eps", "network": "compact"}
+    model = Diffusion((2, 3, 3), (8, 8), T=10, **rest)
+    seen: list[Tensor] = []
+
+    class Spy(nn.Module):
+        def forward(self, z: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
+            seen.append(z)
+            return 2.0 * z
+
+    model.unet = Spy()
+    z = torch.arange(36.0).view(2, 18)
+    assert torch.equal(model.network(z, torch.ones(2)), 2.0 * z)
+    assert torch.equal(seen[0][1, 2], z[1].view(2, 3, 3)[:, :, 2])
+
+
+def test_the_loss_can_be_the_bound() -> None:
+    model, x = exact(Exact, 50), STATES.repeat(60, 1)
+    model.objective = "bound"
+    runs = [model.loss(x, Key(19, "bound", r).torch()) for r in range(30)]
+    bounds = torch.stack([loss for loss, _ in runs]) * -4.0
+    expected = torch.stack([model.elbo(x, Key(19, "terms", r).torch()).mean() for r in range(30)])
+    error = math.hypot(float(bounds.std()), float(expected.std())) / math.sqrt(30)
+    assert abs(float(bounds.mean() - expected.mean())) < 3.0 * error < 0.3
+    for loss, terms in runs:
+        costs = terms["reconstruction"] + terms["prior"] + terms["matching"]
+        torch.testing.assert_close(costs / 4.0, loss.detach())

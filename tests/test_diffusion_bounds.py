@@ -81,6 +81,21 @@ def test_all_predictions_of_one_denoiser_have_the_same_bound_and_noise() -> None
     assert not torch.allclose(swapped.elbo(x, key.torch()), models[0].elbo(x, key.torch()))
 
 
+@pytest.mark.parametrize("error", [0.0, 0.2])
+def test_the_loss_of_noise_is_what_is_left_of_it(error: float) -> None:
+    model = Gaussian(error=error)
+    t = torch.arange(1, 51)
+    remaining = model.moments(torch.zeros(50, 3).double(), model.noise.at(t))[1].sum(1)
+    second = MEAN.square().sum() + COVARIANCE.trace()
+    missed = torch.exp(-model.noise.at(t)) * (remaining + error**2 * (second - remaining))
+    losses = torch.stack(
+        [model.loss(optimal.data(500, Key(6, "x", r)), Key(6, "t", r).torch())[0] for r in range(40)]
+    )
+    noise = float(losses.std()) / math.sqrt(40)
+    assert abs(float(losses.mean() - missed.mean() / 3)) < 3.0 * noise
+    assert noise < 0.02 * float(losses.mean())
+
+
 def path_terms(model: Levels, x: Tensor, key: Key) -> Tensor:
     """Return log [q(x|z_1) q(z_T) Π q(z_{t−1}|z_t) / q(z_1, …, z_T|x)] along paths z_1 … z_T  # (image,).
 

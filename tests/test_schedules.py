@@ -107,9 +107,9 @@ def test_the_scatter_has_the_gradient_of_the_mean_square() -> None:
     height = 13.0 / len(shares)
     inside = -6.0 + height * (torch.arange(len(shares))[:, None] + (torch.arange(4000) + 0.5) / 4000).double()
     squares = cost(inside).square().mean(1) * height**2
-    (expected,) = torch.autograd.grad((squares / shares).sum().log(), schedule.durations)
-    torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-5)
-    assert not torch.allclose(-found, expected, atol=1e-3)
+    (expected,) = torch.autograd.grad((squares / shares).sum(), schedule.durations)
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
+    assert float(expected.abs().max()) > 1.0
 
 
 class Taught(Levels):

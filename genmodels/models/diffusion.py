@@ -174,7 +174,7 @@ class Diffusion(Denoiser):
                 "gamma_max": schedule.at(t.new_ones(1))[0],
             }
             if schedule.continuous:
-                scatter = schedule.scatter(t, matching)
+                scatter = schedule.scatter(t, matching / self.n_sites)
                 loss = loss + scatter - scatter.detach()
         return loss, {name: value.detach() for name, value in metrics.items()}
 

@@ -105,7 +105,7 @@ class Learned(nn.Module):
         return (shares.cumsum(0) - shares)[piece] + shares[piece] * (height - piece)
 
     def scatter(self, s: Tensor, costs: Tensor) -> Tensor:
-        """Return what has, by the shares, the gradient of log E[c²] of the bound's draws c at times s.
+        """Return what has, by the shares, the gradient of E[c²] of the bound's draws c at times s.
 
         At a given γ a draw is inversely proportional to its piece's share π, and of the draws a share π are
         there: E[c²] = Σ_k A_k/π_k has the gradient −E[c² ∇log π].
@@ -114,9 +114,8 @@ class Learned(nn.Module):
             s: Times of the draws  # (draw,)
             costs: The draws  # (draw,)
         """
-        weights = costs.detach().double().square()
         piece, _, _ = self._pieces(s)
-        return -(weights / weights.sum() * self.shares().log()[piece]).sum()
+        return -(costs.detach().double().square() * self.shares().log()[piece]).mean()
 
 
 SCHEDULES: dict[str, Any] = {"linear": Linear, "cosine": Cosine, "learned": Learned}
