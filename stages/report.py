@@ -75,9 +75,13 @@ def _pictures(
         lines.append(("held-out, binary", test.binary[:_SHOWN].astype(np.float64)))
     for model in stage.models():
         with np.load(stage.out / "sample" / f"{model}.npz") as drawn:
-            lines.append((title(model), drawn["pixels"][:_SHOWN] / (levels[model] - 1)))
+            chosen = np.arange(min(_SHOWN, len(drawn["pixels"])))
+            if "labels" in drawn:  # one of each class
+                chosen = np.unique(drawn["labels"], return_index=True)[1][:_SHOWN]
+            lines.append((title(model), drawn["pixels"][chosen] / (levels[model] - 1)))
             if "means" in drawn:
-                lines.append((f"{title(model)}, probabilities", drawn["means"][:_SHOWN]))
+                words = "probabilities" if levels[model] == 2 else "means"
+                lines.append((f"{title(model)}, {words}", drawn["means"][chosen]))
     return lines
 
 
