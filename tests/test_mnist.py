@@ -21,7 +21,7 @@ from pipelines import dag
 DVC_YAML, PARAMS = "pipelines/mnist/dvc.yaml", "pipelines/mnist/params.yaml"
 OUT = Path("out/mnist")
 PUBLISHED = ROOT / "pipelines/mnist/models"
-ENERGY = {"rbm", "dbm"}
+ENERGY = {"boltzmann_machine", "rbm", "dbm"}
 SMALL_LOG_Z = {
     "reference": "base_rate",
     "jarzynski": {
@@ -44,6 +44,8 @@ SMALL: dict[str, Any] = {
     "train.dbm.hidden": [6, 5],
     "train.dbm.pretraining.steps": 100,
     "train.dbm.steps": 200,
+    "train.boltzmann_machine.steps": 100,
+    "estimate_log_z.boltzmann_machine": SMALL_LOG_Z,
     "estimate_log_z.rbm": SMALL_LOG_Z,
     "estimate_log_z.dbm": SMALL_LOG_Z,
     "evaluate.images": 40,

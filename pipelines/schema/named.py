@@ -70,6 +70,12 @@ class Again(Block):
     steps: Count
 
 
+class BoltzmannMachine(images.BoltzmannMachine, Kept):
+    """A Boltzmann machine without hidden units."""
+
+    model: Literal["boltzmann_machine"]
+
+
 class RBM(images.RBM, Kept):
     """A restricted Boltzmann machine."""
 
@@ -147,7 +153,7 @@ Baseline = Annotated[
     Independent | IndependentLevels | Gaussian | GaussianMixture | BernoulliMixture,
     Field(discriminator="model"),
 ]
-Trained = Annotated[RBM | DBM | VAE | HVAE | Diffusion, Field(discriminator="model")]
+Trained = Annotated[BoltzmannMachine | RBM | DBM | VAE | HVAE | Diffusion, Field(discriminator="model")]
 
 
 class Exchange(Block):
