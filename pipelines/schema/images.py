@@ -199,11 +199,14 @@ class HVAE(Autoencoder):
 
 
 class Diffusion(Network):
-    """train.diffusion: the U-Net, what it predicts, the noise levels and how it learns."""
+    """train.diffusion: the U-Net, what it predicts, the noise levels and how it learns.
+
+    Of several γ_min, trained down to the least, the bound on validation images takes one.
+    """
 
     channels: list[Count] = Field(min_length=1)
     T: Several | None
-    gamma_min: Real
+    gamma_min: Real | Annotated[list[Real], Field(min_length=1)]
     gamma_max: Real
     prediction: Literal["eps", "residual", "x", "v", "logits"]
     schedule: Literal["linear", "cosine", "learned"]
@@ -214,8 +217,9 @@ class Diffusion(Network):
 
     @model_validator(mode="after")
     def _noise_rises(self) -> "Diffusion":
-        if self.gamma_min >= self.gamma_max:
-            raise ValueError(f"gamma_min = {self.gamma_min} must be below gamma_max = {self.gamma_max}")
+        most = max(self.gamma_min) if isinstance(self.gamma_min, list) else self.gamma_min
+        if most >= self.gamma_max:
+            raise ValueError(f"gamma_min = {most} must be below gamma_max = {self.gamma_max}")
         return self
 
 

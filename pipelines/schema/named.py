@@ -2,20 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from pipelines.schema import images
-from pipelines.schema.block import (
-    Block,
-    Count,
-    Fraction,
-    Integer,
-    NonNegative,
-    Positive,
-    Real,
-    Several,
-    Whole,
-)
+from pipelines.schema.block import Block, Count, Integer, NonNegative, Positive, Several, Whole
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Precision = Literal["half", "single", "double"]
@@ -126,27 +116,10 @@ class HVAE(images.HVAE, Kept):
     model: Literal["hvae"]
 
 
-class Diffusion(images.Network, Kept):
-    """A diffusion; of several γ_min, trained down to the least, the bound on validation images takes one."""
+class Diffusion(images.Diffusion, Kept):
+    """A variational diffusion model."""
 
     model: Literal["diffusion"]
-    channels: Annotated[list[Count], Field(min_length=1)]
-    T: Several | None
-    gamma_min: Real | Annotated[list[Real], Field(min_length=1)]
-    gamma_max: Real
-    prediction: Literal["eps", "residual", "x", "v", "logits"]
-    schedule: Literal["linear", "cosine", "learned"]
-    objective: Literal["weighted", "eps", "bound"]
-    network: Literal["diffusers", "compact"]
-    class_conditional: bool
-    label_drop: Fraction
-
-    @model_validator(mode="after")
-    def _noise_rises(self) -> "Diffusion":
-        several = self.gamma_min if isinstance(self.gamma_min, list) else [self.gamma_min]
-        if max(several) >= self.gamma_max:
-            raise ValueError(f"gamma_min = {max(several)} must be below gamma_max = {self.gamma_max}")
-        return self
 
 
 Baseline = Annotated[
