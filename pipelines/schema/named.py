@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipelines.schema import images
-from pipelines.schema.block import Block, Count, Integer, NonNegative, Positive, Several, Whole
+from pipelines.schema.block import Block, Count, Fraction, Integer, NonNegative, Positive, Several, Whole
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Precision = Literal["half", "single", "double"]
