@@ -1,4 +1,4 @@
-"""The discretised variational bound on the likelihood of a diffusion model."""
+"""The variational bound on the likelihood of a diffusion model, of discrete levels or in continuous time."""
 
 import copy
 import math
@@ -27,9 +27,10 @@ def bound(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Estimate]]:
     """Return −reconstruction − prior − matching for each image, each term a mean over independent repeats.
 
-    log q(x) ≥ E log q(x|z_1) − D(q(z_T|x) ‖ N(0, I)) − Σ_{t≥2} E D(q(z_{t−1}|z_t, x) ‖ q_θ(z_{t−1}|z_t)).
-    The mean is unbiased: by its error it may pass what it bounds. Dropout is off, whatever the mode of
-    `model`. Kingma, Salimans, Poole & Ho 2021, eq. 11–13.
+    log q(x) ≥ E log q(x|z_1) − D(q(z_T|x) ‖ N(0, I)) − Σ_{t≥2} E D(q(z_{t−1}|z_t, x) ‖ q_θ(z_{t−1}|z_t)),
+    in continuous time with ½ ∫ γ'(t) E‖ε − ε̂‖² dt for the sum. The mean is unbiased: by its error it may pass
+    what it bounds. Dropout is off, whatever the mode of `model`. Kingma, Salimans, Poole & Ho 2021, eq. 11–13
+    and section 4.2.
 
     Args:
         model: A Model with bound_terms.

@@ -224,7 +224,7 @@ class Diffusion(Denoiser):
         chain = self.descend(lambda: streams.normal(self.n_sites), method, n_steps, labels, guidance)
         for level, z, x0 in chain:  # noqa: B007  the last z is what is wanted
             early = shape is None and self.levels == 2 and level > self.noise.first
-            if early and float(self.noise.at(torch.tensor(level))) <= _HALF_WAY:
+            if early and float(self.noise.at(torch.tensor(level, device=z.device))) <= _HALF_WAY:
                 shape = x0 + 0.5
         pixels, means = self.finish(z, streams.uniform(self.n_sites), labels, guidance)
         return pixels, means if shape is None else shape

@@ -109,7 +109,7 @@ class Denoiser(nn.Module):
     def drift(self, z: Tensor, gamma: float, labels: Tensor | None = None, guidance: float = 1.0) -> Tensor:
         """Return dz/dγ = ½ σ (ε̂ − σz) of the probability flow  # (image, site).
 
-        Song et al. 2021 (score-based models), eq. 13; in γ: Kingma et al. 2021, appendix.
+        Song et al. 2021 (score-based models), eq. 13, with γ for the time.
         """
         level = torch.tensor(gamma, dtype=torch.float64, device=z.device)
         spread = torch.sigmoid(level).sqrt().to(z.dtype)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from genmodels.errors import InputError
 from genmodels.networks.schedules import Cosine, Learned, Linear
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (image, site), (image,) levels t -> x̂ (image, site)
@@ -65,10 +66,16 @@ class Noise(nn.Module):
         return s if self.T is None else 1.0 + (self.T - 1) * s
 
     def levels(self, n: int | None = None) -> Tensor:
-        """Return n levels spread evenly, from the least noise to the most; all T if None  # (n,), float64."""
-        n = n or self.T
-        assert n is not None, "in continuous time there is no number of levels"
-        return torch.linspace(self.first, self.last, n, dtype=torch.float64)
+        """Return n levels spread evenly, from the least noise to the most; all T if None  # (n,), float64.
+
+        Raises:
+            InputError: None in continuous time.
+        """
+        n = self.T if n is None else n
+        if n is None:
+            raise InputError("n: continuous time has no number of levels, give one")
+        device = next((parameter.device for parameter in self.parameters()), None)
+        return torch.linspace(self.first, self.last, n, dtype=torch.float64, device=device)
 
     @torch.no_grad()
     def table(self, n: int | None = None) -> Tensor:
