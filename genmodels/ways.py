@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from genmodels.errors import InputError
 from genmodels.protocols import HasPictures, levels_of
 from genmodels.streams import Streams
 
-Own = Literal["ancestral", "ddim", "flow"]  # what a model's `pictures` calls its methods
 Draw = Callable[[Streams], tuple[Tensor, Tensor]]  # -> pixels, means  # (picture, site) twice
 
 
@@ -21,7 +20,7 @@ class Method(NamedTuple):
 
     Attributes:
         name: What it is called where it is done.
-        scheduler: Whether by a scheduler of diffusers where possible, else by the model itself.
+        scheduler: Whether by a scheduler of diffusers, else by the model itself.
         steps: How many, if nobody says.
         calls: Of the network in a step.
     """
@@ -89,12 +88,13 @@ def way(model: Any, **options: Any) -> Way:
 
 def _denoising(
     model: Any,
-    method: str | None = None,
+    method: str = "ancestral",
     steps: int | None = None,
     label: int | None = None,
     guidance: float | None = None,
 ) -> Way:
-    method = _method(model, method)
+    if method not in METHODS:
+        raise InputError(f"method: '{method}' is none of {', '.join(METHODS)}")
     chosen = METHODS[method]
     n_steps = _n_steps(model, method, steps)
     if label is None and guidance is not None:
@@ -106,38 +106,21 @@ def _denoising(
 
     def draw(streams: Streams) -> tuple[Tensor, Tensor]:
         labels = None if label is None else torch.full((len(streams),), label, device=streams.device)
-        if _by_scheduler(model, method):
+        if chosen.scheduler:
             from genmodels.networks import schedulers
 
-            x0 = schedulers.descend(model, streams, method, n_steps, labels, weight)
+            x0 = schedulers.descend(model, streams, chosen.name, n_steps, labels, weight)
             return _pixels(x0, model, streams)
-        of_class = {} if labels is None else {"labels": labels, "guidance": weight}
-        pixels, means = model.pictures(streams, n_steps=n_steps, method=chosen.name, **of_class)
-        return pixels, means
+        drawn: tuple[Tensor, Tensor] = model.pictures(streams, n_steps, chosen.name, labels, weight)
+        return drawn
 
     return Way(draw, n_steps * chosen.calls)
-
-
-def _by_scheduler(model: Any, method: str) -> bool:
-    """Return whether a scheduler drives the model: one whose pixels are what is denoised."""
-    return METHODS[method].scheduler and hasattr(model, "denoise")
-
-
-def _method(model: Any, method: str | None) -> str:
-    """Return the name of the method, the model's own choice if nobody says."""
-    own = {chosen.name: name for name, chosen in METHODS.items() if chosen.name in get_args(Own)}
-    if method is None:
-        return own[inspect.signature(model.pictures).parameters["method"].default]
-    known = [name for name in METHODS if _by_scheduler(model, name) or name in own.values()]
-    if method not in known:
-        raise InputError(f"method: '{method}' is none of {', '.join(known)}")
-    return method
 
 
 def _n_steps(model: Any, method: str, steps: int | None) -> int:
     """Return the number of steps, by default as many as the method usually needs and the model has levels."""
     chosen, n_levels = METHODS[method], model.T
-    least = 1 if method == "ode" or _by_scheduler(model, method) else 2
+    least = 2 if method == "ancestral" else 1
     most = None if method == "ode" else n_levels
     if steps is None:
         return chosen.steps if most is None else min(chosen.steps, most)

@@ -19,7 +19,6 @@ from genmodels.errors import InputError
 from genmodels.generate import generate
 from genmodels.models.diffusion import Diffusion
 from genmodels.models.gaussian import Gaussian
-from genmodels.models.latent_diffusion import LatentDiffusion
 from genmodels.models.vae import VAE
 from genmodels.placement.local import LocalPlacement
 from genmodels.streams import Key
@@ -94,23 +93,6 @@ def test_batches_change_nothing(method: str, settings: Any, monkeypatch: pytest.
     assert float((parts.pixels - whole.pixels).abs().mean()) < 0.02
     alone = generate(model, 1, KEY, HERE, method=method, steps=5)
     torch.testing.assert_close(alone.means, whole.means[:1], atol=2e-4, rtol=0.0)
-
-
-def test_a_model_whose_pixels_are_not_what_is_denoised_has_its_own_methods() -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(9)
-        model = LatentDiffusion((8, 8, 1), (8, 8), 2, levels=4, channels=(8, 8), text_width=4).eval()
-    assert options_of(model) == ("method", "steps")
-    calls: list[tuple[int, int]] = []
-    drawn = [
-        generate(model, 2, KEY, HERE, lambda *done: calls.append(done), **options).pixels
-        for options in ({}, {"method": "ddim"}, {"method": "ode", "steps": 3})
-    ]
-    assert calls[49] == (50, 50)
-    assert torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[0], drawn[2])
-    with pytest.raises(InputError, match="method: 'dpm' is none of ancestral, ddim, ode"):
-        generate(model, 2, KEY, HERE, method="dpm")
 
 
 def test_many_and_large_pictures_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:

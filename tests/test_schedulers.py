@@ -119,7 +119,7 @@ def test_continuous_time_is_cut_into_levels() -> None:
     model = denoiser(T=None, network="compact")
     end = schedulers.descend(model, Streams(KEY, 2), "dpm", 20)
     assert bool(torch.isfinite(end).all())
-    finer = schedulers.descend(model, Streams(KEY, 2), "dpm", 200)
+    finer = schedulers.descend(model, Streams(KEY, 2), "dpm", 100)
     assert float((end - finer).abs().mean()) < 0.1
 
 
