@@ -1,0 +1,68 @@
+"""Latent diffusion from text on one page: the pictures, what they were to show, and the bounds."""
+
+import base64
+import math
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from genmodels.artifacts import new_file, read_json, write_json
+from pipelines.stage import Stage, main
+
+_WORDS = {
+    "with_captions": "given the caption",
+    "without_captions": "without a caption",
+    "standard_normal": "with a standard normal prior",
+    "held_out": "captions never learnt",
+    "test": "things never learnt",
+}
+
+
+def work(stage: Stage) -> None:
+    """Write out/<pipeline>/report_captions: table.json and report.html."""
+    out = stage.out / "report_captions"
+    rows = read_json(stage.out / "evaluate_captions.json")["rows"]
+    painted = read_json(stage.out / "paint_captions" / "prompts.json")
+    template = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "captions"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    ).get_template("page.html")
+    page = template.render(
+        preview=_picture(stage.out / "prepare_captions" / "preview.png"),
+        reconstructions=_picture(stage.out / "train_autoencoder" / "reconstructions.png"),
+        pictures=_picture(stage.out / "paint_captions" / "pictures.png"),
+        prompts=painted["prompts"],
+        held_out=painted["held_out"],
+        facts=read_json(stage.out / "prepare_captions" / "statistics.json"),
+        guidance=f"{stage.params.paint_captions.guidance:g}",
+        rows=[_cells(row) for row in rows],
+    )
+    write_json(out / "table.json", {"rows": rows})
+    with new_file(out / "report.html") as path:
+        path.write_text(page)
+    stage.run.file(out / "report.html", "report")
+
+
+def _picture(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    _, of, split = row["name"].split(".")
+    stderr = row["stderr"]
+    digits = 2 if stderr is None else max(2, 1 - math.floor(math.log10(stderr or 1.0)))
+    return {
+        "model": row["model"].replace("_", " "),
+        "of": _WORDS[of],
+        "split": _WORDS[split],
+        "n": str(row["n"]),
+        "value": f"{row['value']:.{digits}f}" + ("" if stderr is None else f" ± {stderr:.{digits}f}"),
+        "unit": row["unit"],
+        "kind": row["kind"],
+    }
+
+
+if __name__ == "__main__":
+    main("report_captions", work)
