@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 from genmodels.data.captioned_sources import CaptionedMaterial, CaptionedPart, CaptionRequest
 from genmodels.data.emoji_names import Name, is_thing, name_of, name_of_sequence
-from genmodels.data.recolour import TINTS, named, recoloured, tint
+from genmodels.data.recolour import TINTS, Tint, named, recoloured, tint
 from genmodels.errors import InputError
 
 _PLACES = (  # of Debian and its kin, of Fedora, of Arch
@@ -28,6 +28,7 @@ class _Drawn(NamedTuple):
     text: str
     name: Name
     picture: np.ndarray  # (row, column, 4) uint8
+    colour: Tint | None  # that of all it shows
 
 
 def emoji(request: CaptionRequest) -> CaptionedMaterial:
@@ -127,7 +128,10 @@ def _draw(
         ImageDraw.Draw(canvas).text(corner, text, font=font, embedded_color=True)
         # What is wider than one picture was not joined, and what is empty is not there.
         if np.asarray(canvas)[..., 3].any() and font.getlength(text) <= _CANVAS[0]:
-            yield _Drawn(text, name, np.asarray(canvas.resize(size, Image.Resampling.LANCZOS)))
+            picture = np.asarray(canvas.resize(size, Image.Resampling.LANCZOS))
+            # Of a size of its own, for the same things to be of one colour in pictures of any size.
+            colour = tint(np.asarray(canvas.resize(_SIZE, Image.Resampling.LANCZOS)))
+            yield _Drawn(text, name, picture, colour)
 
 
 def _captioned(
@@ -136,9 +140,9 @@ def _captioned(
     """Yield pictures, captions and nouns; the first of those with one noun is copied in other colours."""
     own = {(it.name.noun, it.name.colour) for it in drawn}
     copied = set()
-    for text, name, picture in drawn:
+    for text, name, picture, found in drawn:
         yield _on_white(picture), name.caption(), name.noun
-        colour = tint(picture) if may_be_copied(text) and name.noun not in copied else None
+        colour = found if may_be_copied(text) and name.noun not in copied else None
         if colour is None:
             continue
         copied.add(name.noun)

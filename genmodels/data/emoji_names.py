@@ -26,7 +26,7 @@ _WHITE_NEWER = re.compile(r"\bwhite (?=(up|down|left|right) pointing|flower)")
 _SIZE = re.compile(r"\b(large|medium) (?=(small )?(\w+ )?(circle|square|diamond|star))")
 _COLOUR = re.compile(rf"^(.*?)\b({'|'.join(COLOURS)}) (?=\w)(.*)$")
 _NEWER_SIGNS = 0x1F300
-_SIGN = re.compile(r"\b(face|sign|symbol|squared|squares|input|arrow|button|mark|clock|keycap)\b")
+_SIGN = re.compile(r"\b(faces?|sign|symbol|squared|squares|input|arrows?|button|mark|clock|keycap)\b")
 _NAMES = {0x2764: "red heart", 0x1F3F3: "waving white flag", 0x1F3F4: "waving black flag"}
 _AN = re.compile(r"[aeio]|u(?!ni)|hour|x-")
 _HEAD = re.compile(r"^.*?(?= (and|of|with|in|on|for) |$)")
