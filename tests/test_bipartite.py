@@ -59,9 +59,9 @@ def twin(sides: Bipartite, x: Tensor, betas: Tensor, dtype: torch.dtype) -> np.n
 
 
 SIZES = [
-    (13, 21, torch.float32),  # the loop over four replicas
+    (13, 21, torch.float32),  # one loop over tables
     (40, 7, torch.float32),
-    (300, 70, torch.float32),  # products, then a pass
+    (300, 230, torch.float32),  # products, then a pass
     (300, 230, torch.bfloat16),
 ]
 
@@ -184,8 +184,8 @@ def test_energies_are_those_of_where_the_sweeps_end(
     precision: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bipartite, "_GAIN", 0)
-    inner = rbm(300, 70, 0.3)  # more than one loop's
-    for model in (inner, BaseRate(inner, torch.linspace(-1.0, 1.0, 370))):
+    inner = rbm(300, 230, 0.2)  # more than one loop's
+    for model in (inner, BaseRate(inner, torch.linspace(-1.0, 1.0, 530))):
         state = BlockGibbs(precision).init(model, 20, KEY)
         after, _ = BlockGibbs(precision).advance(model, state, torch.linspace(0.3, 1.0, 20), 2, KEY)
         assert torch.allclose(after.energy, model.energy(after.x), rtol=1e-5, atol=1e-3)

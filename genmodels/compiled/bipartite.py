@@ -1,6 +1,7 @@
 """Block Gibbs of two sides of spins: fields by matrix products, spins by one pass over them.
 
-Where the matrix is so small that calls would take longer than products, all sweeps of a replica are one loop.
+Where the matrix is so small that calls would take longer than products, all sweeps of a replica are one loop,
+and fields sums of rows of tables.
 """
 
 from functools import partial
@@ -11,24 +12,28 @@ import torch
 from numba import uint64
 from torch import Tensor
 
-from genmodels.compiled import logistic
+from genmodels.compiled import logistic, tables
 from genmodels.compiled.counter import keys
 from genmodels.compiled.logistic import spin
-from genmodels.compiled.loop import Loop, contracted, inlined
+from genmodels.compiled.loop import Loop, compiled, contracted, inlined
 from genmodels.compiled.variates import WORDS, float_of, integers
 from genmodels.couplings import Bipartite
 from genmodels.products import product
 from genmodels.streams import Key
 
 Precision = Literal["float32", "bfloat16"]
-_SMALL = 1 << 14  # couplings, up to which own loops are faster than calls
+_SMALL = 1 << 16  # couplings, below which own loops are faster than calls
 _GAIN = 1 << 16  # couplings, from which products of bfloat16 are faster
-_TOGETHER = 4  # replicas whose fields are summed together
 
 
 def dtype_of(machine: Bipartite, precision: Precision) -> torch.dtype:
     """Return in what the products are computed: bfloat16 if asked for, and if there is something to gain."""
     return torch.bfloat16 if precision == "bfloat16" and machine.W.numel() >= _GAIN else torch.float32
+
+
+def small(W: Tensor) -> bool:
+    """Return whether own loops are faster than calls."""
+    return W.numel() < _SMALL
 
 
 def sweep(
@@ -53,11 +58,11 @@ def sweep(
             ((2t + side) R + r) ⌈n/8⌉, but for a side of fewer sites, whose replicas follow closer.
         first: Room for what W gives to the hidden units before they are first drawn  # (replica, hidden)
     """
-    if machine.W.numel() <= _SMALL and x.dtype == torch.float32:
+    if small(machine.W) and x.dtype == torch.float32:
         room = x.new_empty(0, machine.W.shape[1]) if first is None else first
         plan = (machine.W.detach().numpy(), machine.h.numpy(), machine.base.numpy(), betas.numpy())
-        _sweep(*plan, x.numpy(), n_sweeps, room.numpy(), *keys(key))
-        return None
+        if _sweep(*plan, x.numpy(), n_sweeps, room.numpy(), *keys(key)):
+            return None
     field = None
     n_visible, n_sites = machine.W.shape[0], x.shape[1]
     blocks = (slice(0, n_visible), slice(n_visible, n_sites))
@@ -98,75 +103,75 @@ def _shift(x: Tensor) -> np.int32:
     return np.int32(0 if x.dtype == torch.float32 else 16)
 
 
-@inlined
-def _products(a: Any, B: Any, c: Any, n_rows: Any, n_columns: Any) -> None:
-    """Fill in c = aB of four rows of a  # (4, row), (row, column), (4, column), rows a multiple of four."""
-    a0, a1, a2, a3 = a[0], a[1], a[2], a[3]
-    c0, c1, c2, c3 = c[0], c[1], c[2], c[3]
-    n = uint64(n_columns)
-    c[:] = np.float32(0.0)
-    for k in range(0, n_rows, 4):
-        p, q, r, s = B[k], B[k + 1], B[k + 2], B[k + 3]
-        p0, q0, r0, s0 = a0[k], a0[k + 1], a0[k + 2], a0[k + 3]
-        p1, q1, r1, s1 = a1[k], a1[k + 1], a1[k + 2], a1[k + 3]
-        p2, q2, r2, s2 = a2[k], a2[k + 1], a2[k + 2], a2[k + 3]
-        p3, q3, r3, s3 = a3[k], a3[k + 1], a3[k + 2], a3[k + 3]
-        for j in range(n):
-            c0[j] += p0 * p[j] + q0 * q[j] + r0 * r[j] + s0 * s[j]
-            c1[j] += p1 * p[j] + q1 * q[j] + r1 * r[j] + s1 * s[j]
-            c2[j] += p2 * p[j] + q2 * q[j] + r2 * r[j] + s2 * s[j]
-            c3[j] += p3 * p[j] + q3 * q[j] + r3 * r[j] + s3 * s[j]
-
-
 @partial(Loop, compile_=contracted)
 def _sweep(
     W: Any, h: Any, base: Any, betas: Any, x: Any, n_sweeps: Any, first: Any, k0: Any, k1: Any
-) -> None:
-    """Do as `sweep` does, four replicas at a time."""
-    (n_visible, n_hidden), n_replicas = W.shape, x.shape[0]
-    places = (max(n_visible, n_hidden) + 2 * WORDS - 1) // (2 * WORDS)
-    words = np.empty(places * WORDS, dtype=np.uint64)
-    rows, columns = (n_visible + 3) // 4 * 4, (n_hidden + 3) // 4 * 4
-    down, up = np.zeros((rows, n_hidden), dtype=np.float32), np.zeros((columns, n_visible), dtype=np.float32)
-    down[:n_visible], up[:n_hidden] = W, W.T
-    visible, hidden = np.zeros((4, rows), dtype=np.float32), np.zeros((4, columns), dtype=np.float32)
-    on_visible = np.zeros((4, n_visible), dtype=np.float32)
-    on_hidden = np.zeros((4, n_hidden), dtype=np.float32)
-    for r0 in range(0, n_replicas, _TOGETHER):
-        m = min(_TOGETHER, n_replicas - r0)
-        visible[:m, :n_visible] = x[r0 : r0 + m, :n_visible]
-        for t in range(n_sweeps):
-            row = betas[min(t, len(betas) - 1)]
-            _products(visible, down, on_hidden, rows, n_hidden)
-            if t == 0 and len(first):
-                first[r0 : r0 + m] = on_hidden[:m]
-            place = (2 * t + 1) * n_replicas * places
-            _draw(on_hidden, h[n_visible:], base[n_visible:], row, hidden, words, m, r0, k0, k1, place)
-            _products(hidden, up, on_visible, columns, n_visible)
-            place = 2 * t * n_replicas * places
-            _draw(on_visible, h, base, row, visible, words, m, r0, k0, k1, place)
-        x[r0 : r0 + m, :n_visible] = visible[:m, :n_visible]
-        x[r0 : r0 + m, n_visible:] = hidden[:m, :n_hidden]
+) -> bool:
+    """Do as `sweep` does and return True, or do nothing and return False, as x are no spins."""
+    if not tables.are_spins(x, W.shape[0]):
+        return False
+    chains(*halves(W), h, base, betas, x, W.shape[0], n_sweeps, first, k0, k1)
+    return True
 
 
-@inlined
-def _draw(
-    fields: Any,
+@compiled
+def halves(W: Any) -> Any:
+    """Return tables of W and of its transpose."""
+    n_visible, n_hidden = W.shape
+    down, up = tables.room(n_visible, n_hidden), tables.room(n_hidden, n_visible)
+    down[:n_visible, :n_hidden] = W
+    for j in range(n_hidden):
+        for i in range(n_visible):
+            up[j, i] = W[i, j]
+    return tables.of(down), tables.of(up)
+
+
+@contracted
+def chains(
+    down: Any,
+    up: Any,
     h: Any,
     base: Any,
     betas: Any,
     x: Any,
-    words: Any,
-    m: Any,
-    r0: Any,
+    n_visible: Any,
+    n_sweeps: Any,
+    first: Any,
     k0: Any,
     k1: Any,
-    place: Any,
 ) -> None:
-    """Set the spins of one side of m replicas, as `logistic.draw` does."""
-    quarter, n = uint64((fields.shape[1] + 2 * WORDS - 1) // (2 * WORDS)), uint64(fields.shape[1])
-    for r in range(m):
-        integers(words, quarter, k0, k1, uint64(place) + uint64(r0 + r) * quarter)
-        numbers, row, to, beta = words.view(np.uint32), fields[r], x[r], betas[r0 + r]
-        for j in range(n):
-            to[j] = float_of(spin(beta * (row[j] + h[j]) + base[j], numbers[j]))
+    """Do as `sweep` does, from the tables of W, one replica after the other."""
+    n_replicas, n_hidden = x.shape[0], x.shape[1] - n_visible
+    places = uint64((max(n_visible, n_hidden) + 2 * WORDS - 1) // (2 * WORDS))
+    words = np.empty(np.int64(places) * WORDS, dtype=np.uint64)
+    visible, hidden = tables.spins(down), tables.spins(up)
+    on_hidden, on_visible = tables.fields(down), tables.fields(up)
+    of_visible, of_hidden = tables.codes(down), tables.codes(up)
+    for r in range(n_replicas):
+        row = x[r]
+        tables.copy(row, visible, n_visible)
+        tables.copy(row[n_visible:], hidden, n_hidden)
+        for t in range(n_sweeps):
+            beta = betas[min(t, len(betas) - 1), r]
+            tables.multiply(visible, down, of_visible, on_hidden)
+            if t == 0 and len(first):
+                tables.copy(on_hidden, first[r], n_hidden)
+            place = uint64((2 * t + 1) * n_replicas) * places
+            _draw(on_hidden, h[n_visible:], base[n_visible:], beta, hidden, words, r, k0, k1, place)
+            tables.multiply(hidden, up, of_hidden, on_visible)
+            place = uint64(2 * t * n_replicas) * places
+            _draw(on_visible, h[:n_visible], base[:n_visible], beta, visible, words, r, k0, k1, place)
+        tables.copy(visible, row, n_visible)
+        tables.copy(hidden, row[n_visible:], n_hidden)
+
+
+@inlined
+def _draw(
+    fields: Any, h: Any, base: Any, beta: Any, x: Any, words: Any, r: Any, k0: Any, k1: Any, place: Any
+) -> None:
+    """Set the spins of one side of a replica, as `logistic.draw` does."""
+    quarter, n = uint64((len(h) + 2 * WORDS - 1) // (2 * WORDS)), uint64(len(h))
+    integers(words, quarter, k0, k1, place + uint64(r) * quarter)
+    numbers = words.view(np.uint32)
+    for j in range(n):
+        x[j] = float_of(spin(beta * (fields[j] + h[j]) + base[j], numbers[j]))
