@@ -107,6 +107,50 @@ class HasContrast(Protocol):
         ...
 
 
+class Chained(NamedTuple):
+    """Markov chains of block Gibbs at β = 1 that a step of learning takes the model's averages over."""
+
+    start: Tensor  # whole configurations, or images whose hidden units are drawn first  # (chain, site)
+    n_sweeps: int
+    lasting: bool  # whether they are wanted after the step; those that start at its images are not
+
+
+class Pace(NamedTuple):
+    """How far a step of learning goes."""
+
+    rate: float  # step over direction
+    weight_decay: float
+    slide: float  # share of the images in the centres; 0 for centres that stay
+
+
+class Stepped(NamedTuple):
+    """What a step of learning leaves behind besides the parameters."""
+
+    norm: float  # of the direction; if it is not finite, the parameters are those before the step
+    mismatch: float  # the root mean square of ⟨x⟩_data − ⟨x⟩_model
+    centres: dict[str, Tensor]
+    x: Tensor  # the chains  # (chain, site)
+
+
+@runtime_checkable
+class HasContrastiveStep(Protocol):
+    """A model that, where it is small, makes a step of contrastive learning for less than its parts."""
+
+    def contrastive_step(
+        self, data: Tensor, chains: Chained, centres: dict[str, Tensor], pace: Pace, key: Key
+    ) -> Stepped | None:
+        """Make a step along the centred contrast of images and chains, or return None: nothing is done then.
+
+        Args:
+            data: Images  # (image, visible), ±1
+            chains: Where they start; they draw the random numbers that `BlockGibbs` would.
+            centres: Of the units that each bias belongs to, before the step; none for 0.
+            pace: Its length.
+            key: The stream.
+        """
+        ...
+
+
 @runtime_checkable
 class HasReference(Protocol):
     """A path P_β(x) ∝ exp(−βE(x) − E_0(x)) that starts from a distribution other than the uniform one."""

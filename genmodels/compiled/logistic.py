@@ -39,6 +39,13 @@ def spin(u: Any, number: Any) -> Any:
     return UP if uniform + uniform * exponential(-_TWO * u) < _ONE else np.int32(UP | SIGN)
 
 
+@inlined
+def mean(u: Any) -> Any:
+    """Return tanh u, the mean of a spin."""
+    e = exponential(-_TWO * u)
+    return (_ONE - e) / (_ONE + e)
+
+
 @partial(Loop, compile_=contracted)
 def draw(
     fields: Any, h: Any, base: Any, betas: Any, x: Any, start: Any, shift: Any, k0: Any, k1: Any, first: Any
@@ -85,8 +92,7 @@ def means(fields: Any, h: Any, weights: Any, z: Any, shift: Any) -> None:
     for r in range(fields.shape[0]):
         row, to, weight = fields[r], z[r], weights[r]
         for j in range(n):
-            e = exponential(-_TWO * (float_of(np.int32(np.int32(row[j]) << shift)) + h[j]))
-            bits = bits_of(weight * ((_ONE - e) / (_ONE + e)))
+            bits = bits_of(weight * mean(float_of(np.int32(np.int32(row[j]) << shift)) + h[j]))
             # To the nearest, and of two to the even one.
             bits = np.int32(bits + half * np.int32(_NEAR + (np.int32(bits >> shift) & _EVEN)))
             to[j] = np.int32(bits >> shift)

@@ -21,6 +21,11 @@ class BlockGibbsState(NamedTuple):
     energy: Tensor  # (replica,), nats at β = 1
 
 
+def unmeasured(x: Tensor) -> BlockGibbsState:
+    """Return the state of configurations whose energies nobody asks for, which are not numbers then."""
+    return BlockGibbsState(x, x.new_full((len(x),), torch.nan))
+
+
 def uniforms(n: int, generator: torch.Generator) -> Tensor:
     """Return n uniform numbers in [0, 1] at a resolution of 2⁻²⁵  # (n,), float32.
 

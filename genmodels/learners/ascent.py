@@ -35,6 +35,16 @@ class Direction(NamedTuple):
     rate: float | None = None  # of a rule that chooses its own step
 
 
+class Moved(NamedTuple):
+    """What a step leaves behind besides the parameters."""
+
+    chains: Any
+    centres: Tensors
+    metrics: dict[str, float]
+    norm: float  # of the direction
+    rate: float  # step over direction
+
+
 @dataclass(frozen=True)
 class Ascent(ABC):
     """θ ← θ + η_t · direction, on a schedule, with weight decay; averaged parameters if asked for.
@@ -107,21 +117,27 @@ class Ascent(ABC):
         """
         if state.n_steps == 0:
             state = self._begin(model, state, batch, key.child("start"))
-        to = self.direction(model, state, batch, key)
-        norm = math.sqrt(sum(float(change.square().sum()) for change in to.ascent.values()))
-        if not math.isfinite(norm):
+        moved = self.move(model, state, batch, key)
+        if not math.isfinite(moved.norm):
             raise FloatingPointError(
                 f"{self.name}: the gradient is not finite at step {state.n_steps + 1}: try a smaller "
                 "learning rate, or look for non-finite data; the parameters are those of the step before"
             )
-        rate = self.rate(state.n_steps) if to.rate is None else to.rate
-        for name, parameter in model.named_parameters():
-            parameter.add_(to.ascent[name], alpha=rate)
         average = self._followed(model, state)
-        return Climb(state.n_steps + 1, to.chains, to.centres, average), to.metrics | {
-            "gradient_norm": norm,
-            "learning_rate": rate,
+        return Climb(state.n_steps + 1, moved.chains, moved.centres, average), moved.metrics | {
+            "gradient_norm": moved.norm,
+            "learning_rate": moved.rate,
         }
+
+    def move(self, model: Any, state: Climb, batch: Tensor, key: Key) -> Moved:
+        """Change the parameters along the direction, unless that is not finite  # batch (image, visible)."""
+        to = self.direction(model, state, batch, key)
+        norm = math.sqrt(sum(float(change.square().sum()) for change in to.ascent.values()))
+        rate = self.rate(state.n_steps) if to.rate is None else to.rate
+        if math.isfinite(norm):
+            for name, parameter in model.named_parameters():
+                parameter.add_(to.ascent[name], alpha=rate)
+        return Moved(to.chains, to.centres, to.metrics, norm, rate)
 
     def rate(self, step: int) -> float:
         """Return η of step `step`, counted from 0."""
@@ -148,6 +164,8 @@ class Ascent(ABC):
         return state._replace(chains=self.start(model, batch, key.child("chains")), average=average)
 
     def _followed(self, model: Any, state: Climb) -> Tensors:
+        if not state.average:
+            return {}
         share = 1.0 - min(self.ema, (1 + state.n_steps) / (10 + state.n_steps))
         parameters = dict(model.named_parameters())
         return {name: torch.lerp(mean, parameters[name], share) for name, mean in state.average.items()}

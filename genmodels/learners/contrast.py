@@ -9,14 +9,17 @@ from torch import Tensor
 
 from genmodels.errors import InputError
 from genmodels.learners import surrogate
-from genmodels.learners.ascent import Ascent, Climb, Direction, Tensors
+from genmodels.learners.ascent import Ascent, Climb, Direction, Moved, Tensors
 from genmodels.protocols import (
+    Chained,
     Contrasted,
     HasCentres,
     HasContrast,
+    HasContrastiveStep,
     HasJointStatistics,
     HasStatistics,
     Kernel,
+    Pace,
 )
 from genmodels.streams import Key
 
@@ -70,6 +73,29 @@ class Contrast(Ascent):
     @abstractmethod
     def fantasy(self, model: Any, chains: Any, batch: Tensor, key: Key) -> Fantasy:
         """Return configurations that stand for the model, from `chains` on."""
+
+    def chained(self, chains: Any, batch: Tensor) -> Chained | None:
+        """Return the chains of a step, where block Gibbs from `chains` or `batch` on is all they do."""
+        return None
+
+    def chains_at(self, chains: Any, x: Tensor) -> Any:
+        """Return what to go on with, the chains of `chained` having come to x  # (chain, site)."""
+        return None
+
+    def move(self, model: Any, state: Climb, batch: Tensor, key: Key) -> Moved:
+        """Make the model's own step, where it has one for such chains, else one along the direction."""
+        chained = None if self.surrogate != "none" else self.chained(state.chains, batch)
+        # Of the class: asking the object takes Python a tenth of such a step.
+        if chained is None or not issubclass(type(model), HasContrastiveStep):
+            return super().move(model, state, batch, key)
+        slide = (1.0 if state.n_steps == 0 else _SLIDE) if self.centred else 0.0
+        pace = Pace(self.rate(state.n_steps), self.weight_decay, slide)
+        stepped = model.contrastive_step(batch, chained, state.centres, pace, key)
+        if stepped is None:
+            return super().move(model, state, batch, key)
+        chains = self.chains_at(state.chains, stepped.x)
+        metrics = {"moment_mismatch": stepped.mismatch, "acceptance": 1.0}
+        return Moved(chains, stepped.centres if self.centred else {}, metrics, stepped.norm, pace.rate)
 
     def direction(self, model: Any, state: Climb, batch: Tensor, key: Key) -> Direction:
         """Return the centred, decayed difference of the averages.

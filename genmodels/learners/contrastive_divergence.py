@@ -10,7 +10,7 @@ from genmodels.errors import InputError
 from genmodels.kernels.block_gibbs import BlockGibbs, compiled
 from genmodels.kernels.choose import kernel_for
 from genmodels.learners.contrast import Contrast, Fantasy
-from genmodels.protocols import HasSides, Kernel
+from genmodels.protocols import Chained, HasSides, Kernel
 from genmodels.streams import Key
 
 
@@ -28,6 +28,11 @@ class ContrastiveDivergence(Contrast):
 
     n_sweeps: int = 1
     kernel: Kernel[Any] | None = None
+
+    def chained(self, chains: Any, batch: Tensor) -> Chained | None:
+        """Return chains from the batch, if nobody asked for another kernel: it is what suits two blocks."""
+        blocks = self.kernel is None or type(self.kernel) is BlockGibbs
+        return Chained(batch, self.n_sweeps, False) if blocks else None
 
     def fantasy(self, model: Any, chains: Any, batch: Tensor, key: Key) -> Fantasy:
         """Return where k sweeps lead from the images of the batch."""

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from genmodels.compiled.bipartite import Precision
-from genmodels.kernels.block_gibbs import BlockGibbs, BlockGibbsState, compiled
+from genmodels.kernels.block_gibbs import BlockGibbs, compiled, unmeasured
 from genmodels.kernels.choose import kernel_for
 from genmodels.learners.ascent import Tensors
 from genmodels.learners.contrast import Chains, Contrast, Fantasy
-from genmodels.protocols import HasContrast, Kernel
+from genmodels.protocols import Chained, HasContrast, Kernel
 from genmodels.streams import Key
 
 _SURE = {"acceptance": 1.0}
@@ -46,13 +46,21 @@ class PersistentContrastiveDivergence(Contrast):
         kernel = self.kernel or kernel_for(model)
         return BlockGibbs(self.products) if kernel == BlockGibbs() else kernel
 
+    def chained(self, chains: Chains, batch: Tensor) -> Chained | None:
+        """Return the persistent chains, if their kernel is block Gibbs."""
+        blocks = type(chains.kernel) is BlockGibbs
+        return Chained(chains.particles.x, self.n_sweeps, True) if blocks else None
+
+    def chains_at(self, chains: Chains, x: Tensor) -> Chains:
+        """Return the chains at x."""
+        return Chains(chains.kernel, unmeasured(x))
+
     def fantasy(self, model: Any, chains: Chains, batch: Tensor, key: Key) -> Fantasy:
         """Return where the chains are after some more sweeps."""
         kernel, beta = chains.kernel, torch.ones(self.n_chains, device=batch.device)
         if isinstance(kernel, BlockGibbs) and compiled(model, chains.particles.x):
             x = kernel.moved(model, chains.particles.x, beta, self.n_sweeps, key)
-            nobody_asks = torch.full_like(beta, torch.nan)  # a third of the products would be for energies
-            after = Chains(kernel, BlockGibbsState(x.to(batch.dtype), nobody_asks))
+            after = self.chains_at(chains, x.to(batch.dtype))  # a third of the products is for energies
             return Fantasy(x if isinstance(model, HasContrast) else after.particles.x, None, after, _SURE)
         particles, info = kernel.advance(model, chains.particles, beta, self.n_sweeps, key)
         after, metrics = Chains(kernel, particles), {"acceptance": info.acceptance}

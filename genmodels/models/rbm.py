@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from genmodels.compiled import bipartite
+from genmodels.compiled import bipartite, contrastive
+from genmodels.compiled.counter import keys
 from genmodels.couplings import Bipartite, Couplings
 from genmodels.paths import base_rate_fields
 from genmodels.products import product
-from genmodels.protocols import Contrasted, Domain
+from genmodels.protocols import Chained, Contrasted, Domain, Pace, Stepped
 from genmodels.streams import Key
 
 _WEIGHT = 0.01  # standard deviation of the first W: enough to tell the hidden units apart
@@ -131,6 +132,27 @@ class RBM(nn.Module):
         dx, dz, mu, lam = difference["b"], difference["c"], centres["b"], centres["c"]
         dW = difference["W"].addr(mu, dz, alpha=-1.0).addr_(dx, lam, alpha=-1.0).sub_(penalty["W"])
         return {"W": dW, "b": dx - dW @ lam, "c": dz - dW.T @ mu}
+
+    def contrastive_step(
+        self, data: Tensor, chains: Chained, centres: dict[str, Tensor], pace: Pace, key: Key
+    ) -> Stepped | None:
+        """Make a step by one compiled pass, if the machine is small, of float32 and on a CPU, and x are ±1.
+
+        It does what `bipartite.sweep`, `contrast` and `centred` do, but for the order of sums.
+        """
+        W, b, c = (parameter.detach() for parameter in (self.W, self.b, self.c))
+        data, start = data.contiguous(), chains.start.contiguous()
+        if not (bipartite.small(W) and all(map(contrastive.suits, (W, data, start)))):
+            return None
+        mu, lam = (centres["b"], centres["c"]) if centres else (torch.zeros_like(b), torch.zeros_like(c))
+        tensors = (tensor.numpy() for tensor in (W, b, c, mu, lam, data, start))
+        spins, norm, mismatch, *rest = contrastive.step(
+            *tensors, chains.lasting, chains.n_sweeps, *pace, *keys(key)
+        )
+        if not spins:
+            return None
+        mu, lam, x = map(torch.from_numpy, rest)
+        return Stepped(norm, mismatch, {"b": mu, "c": lam}, x)
 
     @property
     def curvature_bound(self) -> float:
