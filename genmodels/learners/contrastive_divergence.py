@@ -38,7 +38,7 @@ class ContrastiveDivergence(Contrast):
         """Return where k sweeps lead from the images of the batch."""
         kernel = self.kernel or kernel_for(model)
         one_layer = isinstance(model, HasSides)  # a deep machine's is not drawn given its visible units alone
-        if isinstance(kernel, BlockGibbs) and one_layer and compiled(model, batch):
+        if type(kernel) is BlockGibbs and one_layer and compiled(model, batch):
             x, first = kernel.reconstructions(model, batch, self.n_sweeps, key)
             return Fantasy(x, None, None, {"acceptance": 1.0}, first)
         particles = kernel.start(model, _completed(model, batch, key.child("hidden")))

@@ -58,7 +58,7 @@ class PersistentContrastiveDivergence(Contrast):
     def fantasy(self, model: Any, chains: Chains, batch: Tensor, key: Key) -> Fantasy:
         """Return where the chains are after some more sweeps."""
         kernel, beta = chains.kernel, torch.ones(self.n_chains, device=batch.device)
-        if isinstance(kernel, BlockGibbs) and compiled(model, chains.particles.x):
+        if type(kernel) is BlockGibbs and compiled(model, chains.particles.x):
             x = kernel.moved(model, chains.particles.x, beta, self.n_sweeps, key)
             after = self.chains_at(chains, x.to(batch.dtype))  # a third of the products is for energies
             return Fantasy(x if isinstance(model, HasContrast) else after.particles.x, None, after, _SURE)
