@@ -16,7 +16,7 @@ import torch
 from genmodels import runs
 from genmodels.artifacts import write_json
 from genmodels.errors import InputError
-from pipelines import dag, execution, params, tracking
+from pipelines import dag, execution, params, several, tracking
 
 
 class Stage(NamedTuple):
@@ -83,12 +83,14 @@ def one_line_errors(debug: bool = False) -> Iterator[None]:
     except KeyboardInterrupt:
         if debug or os.environ.get("GENMODELS_DEBUG"):
             raise
-        print("genmodels: stopped", file=sys.stderr)
+        if not several.left("stopped"):
+            print("genmodels: stopped", file=sys.stderr)
         sys.exit(130)
     except (InputError, FloatingPointError, OSError) as error:
         if debug or os.environ.get("GENMODELS_DEBUG"):
             raise
-        print(f"genmodels: error: {error}", file=sys.stderr)
+        if not several.left(str(error)):
+            print(f"genmodels: error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -108,14 +110,7 @@ def _run(name: str, model: str, path: Path, work: Callable[[Stage], None]) -> No
 
         launch(n_processes, name, model, path, owner)
     else:
-        _relaunch(n_processes)
-
-
-def _relaunch(n_processes: int) -> None:
-    """Start this stage again as `n_processes` processes under torchrun, in place of this process."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own default, of which it would tell
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
-    os.execv(sys.executable, [sys.executable, *torchrun, *sys.orig_argv[1:]])
+        several.launch(n_processes, sys.orig_argv[1:])
 
 
 def perform(

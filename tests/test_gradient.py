@@ -132,7 +132,7 @@ def test_a_step_is_torch_adamw_with_clipping_and_decay_of_matrices() -> None:
     model, twin = Line(), Line()
     list(fit(model, learner, Whole(x), Key(5, "train"), n_steps))
     groups = [{"params": [twin.W], "weight_decay": 0.4}, {"params": [twin.b], "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
     for step in range(n_steps):
         for group in optimizer.param_groups:
             group["lr"] = 0.05 * min(1.0, (step + 1) / 3) * 0.5 * (1.0 + math.cos(math.pi * step / n_steps))

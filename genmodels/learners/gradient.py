@@ -37,6 +37,7 @@ class GradientState(NamedTuple):
     accelerator: Any
     loss: Any
     optimizer: Any
+    parameters: list[Tensor]
     average: dict[str, Tensor]
     takes_step: bool  # the model's loss changes with the number of steps
     step: int = 0
@@ -115,9 +116,10 @@ class Gradient:
         takes_step = "step" in inspect.signature(model.loss).parameters
         # No data-parallel wrapper: its buckets, hence the order of sums, change after a run's first step.
         loss = accelerator.prepare_model(_Loss(model), evaluation_mode=True)
-        optimizer = accelerator.prepare_optimizer(self._optimizer(model))
-        average = {name: p.detach().clone() for name, p in loss.model.named_parameters()}
-        return GradientState(accelerator, loss, optimizer, average, takes_step)
+        optimizer = self._optimizer(model)
+        named = dict(loss.model.named_parameters())
+        average = {name: p.detach().clone() for name, p in named.items()}
+        return GradientState(accelerator, loss, optimizer, list(named.values()), average, takes_step)
 
     def _optimizer(self, model: Any) -> torch.optim.Optimizer:
         decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -126,7 +128,7 @@ class Gradient:
         settings: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
         if self.optimiser == "sgd":
             return torch.optim.SGD(groups, **settings)
-        return torch.optim.AdamW(groups, betas=self.betas, **settings)
+        return torch.optim.AdamW(groups, betas=self.betas, fused=True, **settings)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of step `step`, counted from 0."""
@@ -145,22 +147,48 @@ class Gradient:
         accelerator, optimizer = state.accelerator, state.optimizer
         for group in optimizer.param_groups:
             group["lr"] = self.rate(state.step)
-        model.train()
+        if not model.training:
+            model.train()
         mask = key.child("dropout").at(shard=accelerator.process_index if self.processes > 1 else None)
         with own_randomness(accelerator.device, mask):
             names, figures = self._backward(state, batch, key)
-            figures = self._shared(model, state, figures)
-            norm = accelerator.clip_grad_norm_(model.parameters(), self.clip or math.inf)
-            # One transfer a step, and before the weights change.
-            values = torch.cat([figures, norm[None]]).tolist()
-            metrics = dict(zip([*names, "gradient_norm"], values, strict=True))
-            if accelerator.scaler is not None or all(map(math.isfinite, values)):
-                optimizer.step()
-            optimizer.zero_grad()
+        figures = self._shared(state, figures)
+        if accelerator.scaler is not None:
+            accelerator.scaler.unscale_(optimizer)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in state.parameters if p.grad is not None])
+        # One transfer a step, and before the weights change.
+        values = torch.cat([figures, norm[None]]).tolist()
+        if self.clip is not None and values[-1] > self.clip:
+            torch.nn.utils.clip_grads_with_norm_(state.parameters, self.clip, norm)
+        taken = self._move(state, all(map(math.isfinite, values)))
+        optimizer.zero_grad()
+        if taken:
+            self._follow(state)
+        metrics = dict(zip([*names, "gradient_norm"], values, strict=True))
         if accelerator.scaler is None:
-            self._follow(model, state)
             return state._replace(step=state.step + 1), metrics
-        return self._scaled(model, state, metrics)
+        metrics = metrics | {"skipped": 0.0} if taken else {"skipped": 1.0}
+        n_skipped = 0 if taken else state.n_skipped + 1
+        return state._replace(step=state.step + 1, n_skipped=n_skipped), metrics
+
+    def _move(self, state: GradientState, finite: bool) -> bool:
+        """Change the weights, if the gradients are finite; return whether."""
+        scaler = state.accelerator.scaler
+        if scaler is None:
+            if finite:
+                state.optimizer.step()
+            return finite
+        scale = scaler.get_scale()
+        scaler.step(state.optimizer)
+        scaler.update()
+        if scaler.get_scale() >= scale:
+            return True
+        if state.n_skipped == _MOST_SKIPPED:
+            raise FloatingPointError(
+                f"training: the gradients of {_MOST_SKIPPED + 1} steps in a row, up to {state.step + 1}, "
+                "are not finite in fp16: try a smaller learning rate or bf16, or look for non-finite data"
+            )
+        return False
 
     def _backward(
         self, state: GradientState, batch: Tensor | Labelled, key: Key
@@ -185,38 +213,22 @@ class Gradient:
             figures.append(torch.stack([value.float() for value in metrics.values()]))
         return list(metrics), figures[0] if len(figures) == 1 else torch.stack(figures).mean(0)
 
-    def _shared(self, model: Any, state: GradientState, figures: Tensor) -> Tensor:
+    def _shared(self, state: GradientState, figures: Tensor) -> Tensor:
         """Average gradients and figures over the processes, in one message; return the figures."""
         if self.processes == 1:
             return figures
-        parameters = list(model.parameters())
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in state.parameters]
         pieces = [*gradients, figures]
         whole = state.accelerator.reduce(torch.cat([piece.flatten() for piece in pieces]), "mean")
         *gradients, figures = whole.split([piece.numel() for piece in pieces])
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        for parameter, gradient in zip(state.parameters, gradients, strict=True):
             parameter.grad = gradient.view_as(parameter)
         return figures
 
-    def _scaled(
-        self, model: Any, state: GradientState, metrics: dict[str, float]
-    ) -> tuple[GradientState, dict[str, float]]:
-        """Return state and metrics after a step of fp16, which may have been skipped."""
-        if not state.optimizer.step_was_skipped:
-            self._follow(model, state)
-            return state._replace(step=state.step + 1, n_skipped=0), metrics | {"skipped": 0.0}
-        if state.n_skipped == _MOST_SKIPPED:
-            raise FloatingPointError(
-                f"training: the gradients of {_MOST_SKIPPED + 1} steps in a row, up to {state.step + 1}, "
-                "are not finite in fp16: try a smaller learning rate or bf16, or look for non-finite data"
-            )
-        return state._replace(step=state.step + 1, n_skipped=state.n_skipped + 1), {"skipped": 1.0}
-
     @torch.no_grad()
-    def _follow(self, model: Any, state: GradientState) -> None:
+    def _follow(self, state: GradientState) -> None:
         share = 1.0 - min(self.ema, (1 + state.step) / (10 + state.step)) if self.ema > 0.0 else 1.0
-        current = [p.detach() for p in model.parameters()]
-        torch._foreach_lerp_(list(state.average.values()), current, share)
+        torch._foreach_lerp_(list(state.average.values()), state.parameters, share)
 
     def tensors(self, state: GradientState) -> dict[str, Tensor]:
         """Return steps, weights, their average, the optimiser's moments and the scale of fp16, copied."""
@@ -240,10 +252,7 @@ class Gradient:
         for name, parameter in model.named_parameters():
             state.average[name].copy_(tensors[f"average/{name}"])
             moments = {m: tensors[f"{m}/{name}"].clone() for m in _MOMENTS if f"{m}/{name}" in tensors}
-            # AdamW keeps its count of steps where it was made, the moments beside their parameter.
-            state.optimizer.state[parameter] = {
-                m: value if m == "step" else value.to(parameter.device) for m, value in moments.items()
-            }
+            state.optimizer.state[parameter] = {m: v.to(parameter.device) for m, v in moments.items()}
         if (scaler := state.accelerator.scaler) is not None:
             written = scaler.state_dict()
             kinds = {name: type(number) for name, number in written.items()}
