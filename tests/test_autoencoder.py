@@ -43,8 +43,8 @@ class WithoutPrior(Autoencoder):
 def test_its_weights_are_those_of_a_normalised_distribution(kind: type[Autoencoder]) -> None:
     model = built()
     model.__class__ = kind
-    weights = model.log_weights(EVERY, 200, KEY.torch()).double().exp()
-    total, error = float(weights.mean(1).sum()), math.sqrt(float((weights.var(1) / 200).sum()))
+    weights = model.log_weights(EVERY, 150, KEY.torch()).double().exp()
+    total, error = float(weights.mean(1).sum()), math.sqrt(float((weights.var(1) / 150).sum()))
     if kind is Autoencoder:
         assert error < 0.1
         assert abs(total - 1.0) < 4.0 * error
