@@ -24,7 +24,9 @@ from pipelines.tracking import Silent
 from stages import prepare, train
 
 SMALL: dict[str, Any] = {
-    "hidden": [16],
+    "hidden": [16, 8],
+    "latents": [3, 2],
+    "kl_warm_up": 12,
     "latent": 3,
     "channels": [8, 8],
     "T": 20,

@@ -142,7 +142,7 @@ def last_step(folder: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["vae", "diffusion"])
+@pytest.mark.parametrize("model", ["vae", "hvae", "diffusion"])
 @pytest.mark.parametrize("victim", ["torchrun", "process"])
 def test_two_killed_processes_end_with_the_same_bytes(
     checkout: Callable[..., Checkout], model: str, victim: str

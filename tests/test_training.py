@@ -36,7 +36,7 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     digests = json.loads(done.stdout)
-    assert {"vae", "diffusion", "vae moments", "vae epochs", "vae noise"} <= digests.keys()
+    assert {"vae", "hvae", "diffusion", "vae moments", "vae epochs", "vae noise"} <= digests.keys()
     for case, (whole, killed) in digests.items():
         assert (killed == whole) == (" " not in case), case
 
