@@ -46,6 +46,8 @@ SMALL: dict[str, Any] = {
     "train.dbm.steps": 200,
     "train.boltzmann_machine.steps": 100,
     "estimate_log_z.boltzmann_machine": SMALL_LOG_Z,
+    "train.diffusion.channels": [8, 8],
+    "train.diffusion.steps": 30,
     "estimate_log_z.rbm": SMALL_LOG_Z,
     "estimate_log_z.dbm": SMALL_LOG_Z,
     "evaluate.images": 40,

@@ -158,9 +158,11 @@ class LogZ(Block):
 
 
 class EvaluateEnergies(Block):
-    """Effort of the likelihood estimators, for energy models."""
+    """Effort of the likelihood estimators, for energy models and a diffusion."""
 
     images: Count | None
+    noise_levels: Count
+    noise_repeats: Several
     dequantisation_samples: Several
     posterior_images: Several
     posterior_particles: Count
