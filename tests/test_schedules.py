@@ -153,8 +153,7 @@ def test_a_learned_schedule_scatters_less() -> None:
     model, x = Gaussian(T=None, network="compact", **learned), optimal.data(2000, Key(4, "x"))
     del model.unet
     schedule: Any = model.noise.schedule
-    for end in (schedule.first, schedule.log_width):
-        end.requires_grad_(False)
+    schedule.log_ends.requires_grad_(False)
 
     @torch.no_grad()
     def scatter() -> float:

@@ -60,19 +60,26 @@ class Cosine(nn.Module):
 class Learned(nn.Module):
     """γ rises from a learned γ(0) to a learned γ(1) by straight pieces of equal height and learned duration.
 
-    The pieces' shares of the time, a softmax, are positive: γ is monotone whatever the parameters. In
-    continuous time a bound does not depend on them; they only decide how much its draws scatter. They then
-    get no gradient of the bound, but that of the scatter by `scatter`. Kingma et al. 2021, section 5 and
-    appendix I.2, with pieces in place of a monotone network.
+    γ(0) = m − e^a and γ(1) = m + e^b about the middle m of where they start, and the pieces' shares of the
+    time, a softmax, are positive: γ is monotone whatever the parameters. In continuous time a bound does not
+    depend on the shares; they only decide how much its draws scatter. They then get no gradient of the bound,
+    but that of the scatter by `scatter`. Kingma et al. 2021, section 5 and appendix I.2, with pieces in place
+    of a monotone network.
     """
 
     def __init__(self, gamma_min: float, gamma_max: float, continuous: bool) -> None:
         """Start as a straight line from γ_min to γ_max."""
         super().__init__()
         self.continuous = continuous
-        self.first = nn.Parameter(torch.tensor(gamma_min))
-        self.log_width = nn.Parameter(torch.tensor(math.log(gamma_max - gamma_min)))
+        self.middle = 0.5 * (gamma_min + gamma_max)
+        half = math.log(0.5 * (gamma_max - gamma_min))
+        self.log_ends = nn.Parameter(torch.tensor([half, half]))  # a, b
         self.durations = nn.Parameter(torch.zeros(_PIECES))
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Return γ(0) and γ(1) − γ(0)  # float64, numbers."""
+        below, above = self.log_ends.double().exp()
+        return self.middle - below, below + above
 
     def shares(self) -> Tensor:
         """Return the share of the time that each piece has  # (piece,), float64."""
@@ -89,20 +96,20 @@ class Learned(nn.Module):
 
     def at(self, s: Tensor) -> Tensor:
         """Return γ(s)  # float64."""
-        piece, along, _ = self._pieces(s)
-        return self.first.double() + self.log_width.double().exp() * (piece + along) / _PIECES
+        (first, height), (piece, along, _) = self.ends(), self._pieces(s)
+        return first + height * (piece + along) / _PIECES
 
     def slope(self, s: Tensor) -> Tensor:
         """Return γ'(s)  # float64."""
         _, _, share = self._pieces(s)
-        return self.log_width.double().exp() / (_PIECES * share)
+        return self.ends()[1] / (_PIECES * share)
 
     def time(self, gamma: Tensor) -> Tensor:
         """Return the s at which γ(s) is `gamma`  # float64."""
-        height = (gamma.double() - self.first.double()) / self.log_width.double().exp() * _PIECES
-        piece = height.long().clamp(0, _PIECES - 1)
-        shares = self.shares()
-        return (shares.cumsum(0) - shares)[piece] + shares[piece] * (height - piece)
+        (first, height), shares = self.ends(), self.shares()
+        place = (gamma.double() - first) / height * _PIECES
+        piece = place.long().clamp(0, _PIECES - 1)
+        return (shares.cumsum(0) - shares)[piece] + shares[piece] * (place - piece)
 
     def scatter(self, s: Tensor, costs: Tensor) -> Tensor:
         """Return what has, by the shares, the gradient of E[c²] of the bound's draws c at times s.
