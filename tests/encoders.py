@@ -18,7 +18,7 @@ def all_images(n_sites: int) -> Tensor:
 
 def scrambled(model: M, seed: int = 3, encoder: float = 0.3, decoder: float = 0.9, priors: float = 0.4) -> M:
     """Return the model with weights at random of these sizes; its encoder is wider than the posterior."""
-    generator, sizes = Key(seed, "weights").torch(), {"decoder": decoder, "priors": priors}
+    generator, sizes = Key(seed, "weights").torch(), {"decoder": decoder, "down": priors, "priors": priors}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             scale = sizes.get(name.split(".")[0], encoder)

@@ -30,9 +30,10 @@ class Rung(NamedTuple):
 class HVAE(nn.Module):
     """q_θ(x, z_{1:L}) = N(z_L; 0, I) Π_t q_θ(z_{t−1}|z_t), z_0 = x: Gaussian layers, and pixels below them.
 
-    A deterministic network goes up from the image and reads off N(μ̂_t, σ̂_t²) at each layer. The posterior
-    comes down: q(z_L|x) is what was read at the top, and q(z_t|z_{t+1}, x) the normalised product of what was
-    read and of the prior q_θ(z_t|z_{t+1}). With one layer it is a VAE. Sønderby et al. 2016.
+    A deterministic network goes up from the image to features u_t of each layer. The posterior comes down:
+    q(z_L|x) is read off u_L, and q(z_t|z_{t+1}, x) = N(μ + σΔμ, σ²Δσ²) is the prior q_θ(z_t|z_{t+1}) =
+    N(μ, σ²), moved by what is read off u_t and the prior's features of z_{t+1}. One layer is a VAE.
+    Sønderby et al. 2016 (up, then down); Vahdat & Kautz 2020, section 3.2 (relative to the prior).
 
     Args:
         shape: Height, width and perhaps channels of the images.
@@ -89,40 +90,50 @@ class HVAE(nn.Module):
     ) -> None:
         first, upper = widths[0], list(zip(self.latents[1:], widths[1:], strict=True))
         self.up = nn.ModuleList([convolutional.encoder(shape, channels, first, dropout)])
-        self.read = nn.ModuleList([nn.Linear(first[-1], 2 * self.latents[0])])
-        self.priors = nn.ModuleList()
+        self.read, self.down, self.priors = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for layer, (latent, units) in enumerate(upper):
-            self.up.append(mlp([widths[layer][-1], *units], dropout))
-            self.read.append(nn.Linear(units[-1], 2 * latent))
-            self.priors.append(mlp([latent, *units, 2 * self.latents[layer]], dropout))
+            below, n = widths[layer][-1], 2 * self.latents[layer]
+            self.up.append(mlp([below, *units], dropout))
+            self.down.append(mlp([latent, *units], dropout))
+            self.priors.append(nn.Linear(units[-1], n))
+            self.read.append(mlp([below + units[-1], units[-1], n], dropout))
+        self.read.append(nn.Linear(widths[-1][-1], 2 * self.latents[-1]))
         down = (shape, channels, [self.latents[0], *first], self.pixels.n_outputs)
         self.decoder = convolutional.decoder(*down, dropout)
-        self._footprint = convolutional.footprint(*down) + 3 * sum(sum(units) for _, units in upper)
+        self._footprint = convolutional.footprint(*down) + 3 * sum(
+            sum(units) + units[-1] for _, units in upper
+        )
 
     def args(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return dict(self._args)
 
-    def encode(self, x: Tensor) -> list[DiagonalNormal]:
-        """Return N(μ̂_t, σ̂_t²) of each layer, from the image up  # (image, site) -> (image, latent) each."""
-        features, readings = self.pixels.scaled(x), []
-        for up, read in zip(self.up, self.read, strict=True):
-            features = nn.functional.silu(up(features))
-            readings.append(DiagonalNormal.of(read(features)))
-        return readings
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Return the features of each layer, from the image up  # (image, site) -> (image, unit) each."""
+        features = [self.pixels.scaled(x)]
+        for up in self.up:
+            features.append(nn.functional.silu(up(features[-1])))
+        return features[1:]
 
     def prior(self, layer: int, above: Tensor) -> DiagonalNormal:
         """Return q_θ(z_t|z_{t+1}), t = `layer` + 1  # (…, latents[layer + 1]) -> (…, latents[layer])."""
-        return DiagonalNormal.of(self.priors[layer](above))
+        return DiagonalNormal.bounded(self.priors[layer](nn.functional.silu(self.down[layer](above))))
 
-    def descend(self, readings: Sequence[DiagonalNormal], eps: Sequence[Tensor]) -> Iterator[Rung]:
-        """Yield the posterior's layers from the top down; `eps` is from the image up  # (…, latent) each."""
-        top = readings[-1]
-        z = top.draw(eps[-1])
-        yield Rung(top, DiagonalNormal.standard(z), z)
+    def descend(self, features: Sequence[Tensor], eps: Sequence[Tensor]) -> Iterator[Rung]:
+        """Yield the posterior's layers from the top down; both arguments are from the image up.
+
+        Args:
+            features: What `encode` returned  # (…, unit) each
+            eps: Standard normal numbers  # (…, latent) each
+        """
+        posterior = DiagonalNormal.of(self.read[-1](features[-1]))
+        z = posterior.draw(eps[-1])
+        yield Rung(posterior, DiagonalNormal.standard(z), z)
         for layer in reversed(range(len(self.latents) - 1)):
-            prior = self.prior(layer, z)
-            posterior = prior.times(readings[layer])
+            above = nn.functional.silu(self.down[layer](z))
+            prior = DiagonalNormal.bounded(self.priors[layer](above))
+            below = features[layer].expand(*above.shape[:-1], -1)
+            posterior = prior.moved(DiagonalNormal.bounded(self.read[layer](torch.cat([below, above], -1))))
             z = posterior.draw(eps[layer])
             yield Rung(posterior, prior, z)
 
@@ -158,12 +169,12 @@ class HVAE(nn.Module):
 
         # (image, site) -> (image, sample)
         """
-        readings = [DiagonalNormal(*(part[:, None, :] for part in each)) for each in self.encode(x)]
+        features = [each[:, None, :] for each in self.encode(x)]
         eps = self._eps(generator, len(x), n_samples)
         at_once = max(1, _AT_ONCE // (len(x) * self._footprint))
         parts = []
         for some in zip(*(torch.split(each, at_once, 1) for each in eps), strict=True):
-            rungs = list(self.descend(readings, some))
+            rungs = list(self.descend(features, some))
             weights = [rung.prior.log_prob(rung.z) - rung.posterior.log_prob(rung.z) for rung in rungs]
             parts.append(sum(weights, self.log_likelihood(x[:, None, :], rungs[-1].z)))
         return torch.cat(parts, 1)

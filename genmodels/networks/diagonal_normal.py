@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 _LOG_2PI = math.log(2.0 * math.pi)
+_BOUND = 8.0  # of |log σ²|, where it is bounded
 
 
 class DiagonalNormal(NamedTuple):
@@ -25,6 +26,12 @@ class DiagonalNormal(NamedTuple):
         """Return what a network's output stands for, μ before log σ²  # (…, 2 · latent)."""
         mean, log_variance = output.chunk(2, dim=-1)
         return cls(mean, log_variance)
+
+    @classmethod
+    def bounded(cls, output: Tensor) -> "DiagonalNormal":
+        """Return the same with b tanh(log σ²/b), b = 8: what has σ of a draw in it cannot run away."""
+        mean, log_variance = output.chunk(2, dim=-1)
+        return cls(mean, _BOUND * torch.tanh(log_variance / _BOUND))
 
     @classmethod
     def standard(cls, like: Tensor) -> "DiagonalNormal":
@@ -47,9 +54,7 @@ class DiagonalNormal(NamedTuple):
         log_ratio = self.log_variance - prior.log_variance
         return 0.5 * (squared + log_ratio.exp() - 1.0 - log_ratio)
 
-    def times(self, other: "DiagonalNormal") -> "DiagonalNormal":
-        """Return the normalised product, means weighted by precisions: σ⁻² = σ_1⁻² + σ_2⁻²."""
-        log_variance = -torch.logaddexp(-self.log_variance, -other.log_variance)
-        # The shares of the two precisions in their sum.
-        first, second = (torch.exp(log_variance - each.log_variance) for each in (self, other))
-        return DiagonalNormal(first * self.mean + second * other.mean, log_variance)
+    def moved(self, by: "DiagonalNormal") -> "DiagonalNormal":
+        """Return N(μ + σμ', σ²σ'²), `by` being N(μ', σ'²) in units of this one."""
+        mean = self.mean + torch.exp(0.5 * self.log_variance) * by.mean
+        return DiagonalNormal(mean, self.log_variance + by.log_variance)
