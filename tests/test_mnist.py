@@ -1,6 +1,9 @@
 """The pipeline pipelines/mnist, and the trained models that it leaves in the repository."""
 
 import json
+import shutil
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,6 +119,41 @@ def test_a_published_model_is_all_that_a_user_needs(small: Checkout, tmp_path: P
     assert json.loads(said)["kind"] == first["kind"] == "exact"
     small.run("genmodels", "sample", str(folder), "-n", "4", "--out", str(tmp_path / "four.png"))
     assert Image.open(tmp_path / "four.png").size[0] > 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "part"), [("rbm", "fit"), ("dbm", "layer-2"), ("dbm", "fit")])
+def test_a_training_that_is_killed_goes_on_to_the_same_bytes(
+    checkout: Callable[..., Checkout], model: str, part: str
+) -> None:
+    one = checkout(f"killed-{model}-{part}")
+    one.change(SMALL | {f"train.{model}.steps": 2000, "train.dbm.pretraining.steps": 2000}, PARAMS)
+    # Checkpoints come every few seconds; here at every chance, so that the test need not last so long.
+    training = one.folder / "pipelines/training.py"
+    training.write_text(training.read_text().replace("_CHECKPOINT_EVERY = 15.0", "_CHECKPOINT_EVERY = 0.0"))
+    one.run("python", "-m", "stages.prepare", "--params", PARAMS)
+    command = ("python", "-m", "stages.train", "--params", PARAMS, "--model", model)
+    curve = f".scratch/stages/*/{part}/curve.json"
+    process = subprocess.Popen(
+        command, cwd=one.folder, env=one.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    deadline = time.monotonic() + 240
+    while not list(one.folder.glob(curve)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.kill()
+    process.wait()
+    (saved,) = one.folder.glob(curve)
+    assert 0 < read_json(saved)["rows"][-1]["step"] < 2000
+    assert not (one.folder / OUT / "train" / model).exists()
+    written = []
+    for _ in range(2):  # resumed, and without a stop
+        one.run(*command)
+        out = one.folder / OUT / "train"
+        written.append({path.name: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()})
+        shutil.rmtree(out)
+    assert {"model.safetensors", f"{model}.csv"} <= set(written[0])
+    assert written[0] == written[1]
 
 
 @pytest.mark.parametrize("name", names())
