@@ -158,9 +158,10 @@ class LogZ(Block):
 
 
 class EvaluateEnergies(Block):
-    """Effort of the likelihood estimators, for energy models and a diffusion."""
+    """Effort of the likelihood estimators, for energy models, autoencoders and a diffusion."""
 
     images: Count | None
+    importance_samples: Several
     noise_levels: Count
     noise_repeats: Several
     dequantisation_samples: Several
