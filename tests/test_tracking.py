@@ -20,7 +20,7 @@ from pipelines.execution import Execution
 from stages import track
 
 Twins = tuple[Checkout, Checkout, Listeners]
-STAGES = 32  # all but track, which is none of the children
+STAGES = 35  # all but track, which is none of the children
 MODELS = {
     "independent",
     "gaussian",
@@ -29,6 +29,7 @@ MODELS = {
     "rbm",
     "boltzmann_machine",
     "neural_energy",
+    "hvae",
     "vae",
     "diffusion",
 }
