@@ -95,10 +95,14 @@ def uniform(generator: torch.Generator, *shape: int, dtype: torch.dtype = torch.
 
 
 def stratified(generator: torch.Generator, n: int) -> Tensor:
-    """Return (i + u)/n for the images i of a batch, u ~ U[0, 1); a Share's of them  # (image,), float64."""
+    """Return (π(i) + u)/n for the images i of a batch, π a random order, u ~ U[0, 1); a Share's of them.
+
+    A row of a batch whose order never changes would else always have the same number  # (image,), float64.
+    """
     part, parts = (generator.part, generator.parts) if isinstance(generator, Share) else (0, 1)
+    order = torch.randperm(n * parts, generator=generator, device=generator.device)[part::parts]
     offset = torch.rand((), generator=generator, device=generator.device, dtype=torch.float64)
-    return (torch.arange(part, n * parts, parts, device=generator.device) + offset) / (n * parts)
+    return (order + offset) / (n * parts)
 
 
 def _rows(draw: Any, generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

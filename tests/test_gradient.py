@@ -22,7 +22,7 @@ from genmodels.models.diffusion import Diffusion
 from genmodels.models.hvae import HVAE
 from genmodels.models.vae import VAE
 from genmodels.protocols import Labelled
-from genmodels.streams import Key
+from genmodels.streams import Key, stratified
 
 ROOT = Path(__file__).parents[1]
 
@@ -227,6 +227,16 @@ def test_noise_is_the_batch_s_however_it_is_cut(kind: str) -> None:
         assert sum(losses) / parts == pytest.approx(whole, rel=1e-12)
     same = [model.loss(x[part::2], key.torch())[0].item() for part in range(2)]
     assert sum(same) / 2 != pytest.approx(whole, rel=1e-6)
+
+
+def test_strata_are_all_taken_and_belong_to_no_row() -> None:
+    first, second = (stratified(Key(7, name).torch(), 30) for name in ("one", "other"))
+    for levels in (first, second):
+        assert torch.equal((levels * 30).floor().long().sort().values, torch.arange(30))
+    assert not torch.equal((first * 30).floor(), (second * 30).floor())
+    assert not torch.equal(first.argsort(), torch.arange(30))
+    parts = [stratified(Key(7, "one").share(part, 3), 10) for part in range(3)]
+    assert torch.equal(torch.stack(parts, 1).flatten(), first)
 
 
 def trained(kind: str, learner: Gradient, n_steps: int = 50) -> tuple[Tensor, list[float]]:
