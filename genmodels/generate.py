@@ -1,7 +1,7 @@
 """Pictures from any model: independent draws where the model has them, chains where it has only an energy."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from genmodels import registry
 from genmodels.errors import InputError
 from genmodels.estimators import sequential
 from genmodels.kernels.choose import kernel_for
+from genmodels.networks.sketches import finished, numbered
 from genmodels.protocols import (
     CanSample,
     HasBlocks,
@@ -26,7 +27,7 @@ from genmodels.protocols import (
 )
 from genmodels.samplers import SAMPLERS
 from genmodels.streams import Key, Streams
-from genmodels.ways import Way, way
+from genmodels.ways import way
 
 Report = Callable[[int, int], None]
 
@@ -87,22 +88,33 @@ def generate(
     """
     if n < 1:
         raise InputError(f"n: {n} pictures asked for, give at least 1")
-    chosen = way(model, **options)
-    drawn = (
-        _batches(model, chosen, n, key, progress)
-        if isinstance(model, HasPictures)
-        else _drawn(model, n, key, placement)
-    )
-    return drawn._replace(levels=levels_of(model))
+    if isinstance(model, HasPictures):
+        size = _batch(model)
+        with _counted(model, way(model, **options).n_calls * -(-n // size), progress):
+            return finished(watched(model, n, key, **options))
+    way(model, **options)
+    return _drawn(model, n, key, placement)._replace(levels=levels_of(model))
 
 
-def _batches(model: Any, chosen: Way, n: int, key: Key, progress: Report | None) -> Pictures:
-    size = max(1, min(_BATCH, _BATCH_SITES // model.n_sites))
-    firsts = range(0, n, size)
-    with _counted(model, chosen.n_calls * len(firsts), progress):
-        parts = [chosen.draw(Streams(key, min(size, n - first), first)) for first in firsts]
+@torch.no_grad()
+def watched(
+    model: HasPictures, n: int, key: Key, **options: Any
+) -> Generator[tuple[int, Tensor], None, Pictures]:
+    """Return what `generate` returns, and before yield pixels' means in [0, 1] so far, if the model denoises.
+
+    Each comes with the number of its first picture: pictures come in batches  # (picture, site)
+    """
+    chosen, size = way(model, **options), _batch(model)
+    parts = []
+    for first in range(0, n, size):
+        streams = Streams(key, min(size, n - first), first)
+        parts.append((yield from numbered(chosen.draw(streams), first)))
     pixels, means = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Pictures(pixels, means)
+    return Pictures(pixels, means, levels_of(model))
+
+
+def _batch(model: Any) -> int:
+    return max(1, min(_BATCH, _BATCH_SITES // int(model.n_sites)))
 
 
 @contextmanager

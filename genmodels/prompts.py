@@ -1,6 +1,6 @@
 """Prompts in, pictures out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from genmodels.errors import InputError
+from genmodels.networks.sketches import finished, numbered
 from genmodels.networks.text_encoder import TextEncoder
 from genmodels.streams import Key, Streams
 from genmodels.text_states import text_states
@@ -60,6 +61,26 @@ def paint(
     Raises:
         InputError: no prompts, or see `encoder_of`, `TextEncoder.encode` and `LatentDiffusion.paint`.
     """
+    return finished(painting(model, prompts, key, cache, negative, guidance, n_steps, method, said))
+
+
+@torch.no_grad()
+def painting(
+    model: Any,
+    prompts: Sequence[str],
+    key: Key,
+    cache: Path,
+    negative: str = "",
+    guidance: float = 3.0,
+    n_steps: int = 50,
+    method: str = "ddim",
+    said: Callable[[str], None] = print,
+) -> Generator[tuple[int, Tensor], None, tuple[Tensor, Tensor]]:
+    """Return what `paint` returns, which has the same arguments, and before yield latents so far.
+
+    Each comes with the number of its first picture: pictures come in batches. `LatentDiffusion.seen` makes
+    pictures of latents  # (picture, latent)
+    """
     encoder = encoder_of(model)
     device = next(model.parameters()).device
     every = list(dict.fromkeys([negative, *prompts]))
@@ -73,7 +94,8 @@ def paint(
     for first in range(0, len(prompts), _AT_ONCE):
         some = rows[first : first + _AT_ONCE]
         streams = Streams(key, len(some), first, device)
-        drawn = model.paint(streams, texts.select(some), away, guidance, n_steps, method)
+        way = model.painting(streams, texts.select(some), away, guidance, n_steps, method)
+        drawn = yield from numbered(way, first)
         pixels.append(drawn[0].cpu())
         means.append(drawn[1].cpu())
     if not pixels:

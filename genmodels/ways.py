@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from genmodels.errors import InputError
+from genmodels.networks.sketches import Sketches
 from genmodels.protocols import HasPictures, levels_of
 from genmodels.streams import Streams
 
-Draw = Callable[[Streams], tuple[Tensor, Tensor]]  # -> pixels, means  # (picture, site) twice
+Draw = Callable[[Streams], Sketches]
 
 
 class Method(NamedTuple):
@@ -50,7 +51,10 @@ _OF_CLASSES = ("label", "guidance")
 
 
 class Way(NamedTuple):
-    """What draws pictures from streams, and how often that calls a network that is called many times."""
+    """What draws pictures from streams, and how often that calls a network that is called many times.
+
+    Sketches are the pixels' means in [0, 1] so far, of models that denoise.
+    """
 
     draw: Draw
     n_calls: int
@@ -82,8 +86,14 @@ def way(model: Any, **options: Any) -> Way:
         if not 0.0 <= radius < math.inf:
             raise InputError(f"radius: {radius} is no standard deviation, give 0 or more")
         # A model without a radius takes none.
-        return Way((lambda streams: model.pictures(streams, **options)), 1)
+        return Way((lambda streams: _at_once(model, streams, **options)), 1)
     return _denoising(model, **options)
+
+
+def _at_once(model: Any, streams: Streams, **options: Any) -> Sketches:
+    yield from ()
+    drawn: tuple[Tensor, Tensor] = model.pictures(streams, **options)
+    return drawn
 
 
 def _denoising(
@@ -104,14 +114,17 @@ def _denoising(
     if not math.isfinite(weight := 1.0 if guidance is None else guidance):
         raise InputError(f"guidance: {weight} is not finite, give a number such as 2")
 
-    def draw(streams: Streams) -> tuple[Tensor, Tensor]:
+    def draw(streams: Streams) -> Sketches:
         labels = None if label is None else torch.full((len(streams),), label, device=streams.device)
         if chosen.scheduler:
             from genmodels.networks import schedulers
 
-            x0 = schedulers.descend(model, streams, chosen.name, n_steps, labels, weight)
-            return _pixels(x0, model, streams)
-        drawn: tuple[Tensor, Tensor] = model.pictures(streams, n_steps, chosen.name, labels, weight)
+            for z, x0 in schedulers.path(model, streams, chosen.name, n_steps, labels, weight):  # noqa: B007
+                yield model.seen(x0)
+            return _pixels(z.clamp(-model.reach, model.reach), model, streams)
+        drawn: tuple[Tensor, Tensor] = yield from model.denoising(
+            streams, n_steps, chosen.name, labels, weight
+        )
         return drawn
 
     return Way(draw, n_steps * chosen.calls)

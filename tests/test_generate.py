@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from genmodels import cli
 from genmodels import generate as generating
 from genmodels.artifacts import save_model
 from genmodels.errors import InputError
-from genmodels.generate import generate
+from genmodels.generate import generate, watched
 from genmodels.models.diffusion import Diffusion
 from genmodels.models.gaussian import Gaussian
 from genmodels.models.vae import VAE
@@ -157,3 +158,23 @@ def test_the_command_writes_grey_levels_and_says_its_seed(
     assert wrong == (
         "genmodels: error: radius: the model is a Diffusion, its options are method, steps, label, guidance\n"
     )
+
+
+@pytest.mark.parametrize("method", ["ancestral", "ddim", "dpm", "ode"])
+def test_who_watches_gets_the_same_pictures(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generating, "_BATCH", 2)
+    sketches: list[tuple[int, Tensor]] = []
+
+    def kept() -> Generator[tuple[int, Tensor], None, None]:
+        drawn.append((yield from watched(diffusion(), 3, KEY, method=method, steps=6)))
+
+    drawn: list[Any] = []
+    sketches.extend(kept())
+    plain = generate(diffusion(), 3, KEY, HERE, method=method, steps=6)
+    assert torch.equal(drawn[0].pixels, plain.pixels)
+    assert torch.equal(drawn[0].means, plain.means)
+    each = 1 if method == "ode" else 6  # sketches of each of two batches
+    assert [first for first, _ in sketches] == [0] * each + [2] * each
+    assert [len(means) for _, means in sketches] == [2] * each + [1] * each
+    assert all(0.0 <= float(means.min()) <= float(means.max()) <= 1.0 for _, means in sketches)
+    assert each == 1 or not torch.equal(sketches[0][1], sketches[each - 1][1])

@@ -17,7 +17,7 @@ from genmodels.models.latent_diffusion import LatentDiffusion, LatentTerms
 from genmodels.networks.diagonal_normal import DiagonalNormal
 from genmodels.networks.text_denoiser import TextDenoiser
 from genmodels.networks.text_encoder import Texts, stacked
-from genmodels.prompts import paint
+from genmodels.prompts import paint, painting
 from genmodels.streams import Key, Streams
 
 KEY = Key(73, "latent diffusion")
@@ -296,6 +296,12 @@ def test_prompts_become_pictures_by_the_encoder_that_was_learnt_with(
     torch.testing.assert_close(
         paint(model, prompts, KEY, tmp_path, **settings)[1], means, rtol=0, atol=1 / 255
     )
+    sketches = list(painting(model, prompts, KEY, tmp_path, **settings))
+    assert [(first, len(latents)) for first, latents in sketches] == [(0, 3)] * 4 + [(3, 1)] * 4
+    seen = [model.seen(latents) for _, latents in sketches[:4]]
+    assert all(0.0 <= float(it.min()) < float(it.max()) <= 1.0 for it in seen)
+    errors = [float((it - means[:3]).square().mean()) for it in seen]
+    assert errors[3] < errors[0], "the last sketch is the picture, but for the least noise"
     away = paint(model, prompts, KEY, tmp_path, "ugly", **settings)[1]
     assert not torch.allclose(away[0], means[0])
     assert "at least one" in complaint(lambda: paint(model, [], KEY, tmp_path, **settings))

@@ -14,6 +14,7 @@ from genmodels.networks.levels import draw, log_decoder, scaled
 from genmodels.networks.noise import BoundTerms, Noise
 from genmodels.networks.prediction import Prediction
 from genmodels.networks.schedules import SCHEDULES, Learned
+from genmodels.networks.sketches import Sketches, finished
 from genmodels.protocols import Domain
 from genmodels.streams import Streams, normal, stratified, uniform
 
@@ -206,7 +207,6 @@ class Diffusion(Denoiser):
         uniform = torch.rand(size, generator=generator, device=device)
         return self.finish(z, uniform, labels, guidance)[0]
 
-    @torch.no_grad()
     def pictures(
         self,
         streams: Streams,
@@ -215,7 +215,19 @@ class Diffusion(Denoiser):
         labels: Tensor | None = None,
         guidance: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
-        """Return a picture a stream and its pixels' means in [0, 1]  # (picture, site) twice.
+        """Return what `denoising` returns, which has the same arguments  # (picture, site) twice."""
+        return finished(self.denoising(streams, n_steps, method, labels, guidance))
+
+    @torch.no_grad()
+    def denoising(
+        self,
+        streams: Streams,
+        n_steps: int = 250,
+        method: Method = "ancestral",
+        labels: Tensor | None = None,
+        guidance: float = 1.0,
+    ) -> Sketches:
+        """Yield x̂ in [0, 1] at each level; return a picture a stream and its pixels' means in [0, 1].
 
         Of binary pictures these are the probabilities half-way, log SNR = ½: there the shape is decided, and
         the single pixels are not yet. Else they are those at the end.
@@ -226,8 +238,13 @@ class Diffusion(Denoiser):
             early = shape is None and self.levels == 2 and level > self.noise.first
             if early and float(self.noise.at(torch.tensor(level, device=z.device))) <= _HALF_WAY:
                 shape = x0 + 0.5
+            yield self.seen(x0)
         pixels, means = self.finish(z, streams.uniform(self.n_sites), labels, guidance)
         return pixels, means if shape is None else shape
+
+    def seen(self, x0: Tensor) -> Tensor:
+        """Return an x̂ in [0, 1]  # (picture, site) twice."""
+        return 0.5 * (1.0 + x0 / self.reach)
 
 
 def _check(**settings: Any) -> None:

@@ -1,7 +1,7 @@
 """Pictures from text: diffusion in the small latent of an autoencoder."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, get_args
 
@@ -15,6 +15,7 @@ from genmodels.networks.latent_space import LatentSpace
 from genmodels.networks.noise import BoundTerms, Noise
 from genmodels.networks.prediction import Prediction
 from genmodels.networks.schedules import Linear
+from genmodels.networks.sketches import Sketches, finished
 from genmodels.networks.text_denoiser import TextDenoiser
 from genmodels.networks.text_encoder import Texts
 from genmodels.protocols import Domain
@@ -146,7 +147,6 @@ class LatentDiffusion(nn.Module):
         """Return the prior's loss on the pictures' latents; with these at hand `prior.loss` is quicker."""
         return self.prior.loss(self.space.moments(x), generator, labels)
 
-    @torch.no_grad()
     def paint(
         self,
         streams: Streams,
@@ -156,7 +156,22 @@ class LatentDiffusion(nn.Module):
         n_steps: int = 50,
         method: str = "ddim",
     ) -> tuple[Tensor, Tensor]:
-        """Return a picture a stream in levels, and its pixels' means in [0, 1]  # (picture, site) twice.
+        """Return what `painting` returns, which has the same arguments  # (picture, site) twice."""
+        return finished(self.painting(streams, texts, negative, guidance, n_steps, method))
+
+    @torch.no_grad()
+    def painting(
+        self,
+        streams: Streams,
+        texts: Texts | None = None,
+        negative: Texts | None = None,
+        guidance: float = 3.0,
+        n_steps: int = 50,
+        method: str = "ddim",
+    ) -> Sketches:
+        """Yield ŷ at each level; return a picture a stream in levels, and its pixels' means in [0, 1].
+
+        `seen` makes pictures of ŷ: that costs as much as the U-Net, and is for whoever looks at them.
 
         Args:
             streams: One a picture: it is the same, but for roundings, whatever the others are.
@@ -174,20 +189,29 @@ class LatentDiffusion(nn.Module):
             raise InputError(f"prompts: {len(texts.states)} for {n} pictures, give one for each")
         labels = None if texts is None else torch.arange(n, device=streams.device)
         with self.prior.told(texts, negative):
-            mean = self._latents(streams, labels, guidance, n_steps, method)
+            mean = yield from self._latents(streams, labels, guidance, n_steps, method)
         y = mean + self.prior.variance.sqrt().to(mean.dtype) * streams.normal(self.space.n_latent)
         output = self.space.decode(y / self.space.scale)
         return self.space.pixels.draw(output, streams.uniform(self.n_sites)), self.space.pixels.means(output)
 
+    @torch.no_grad()
+    def seen(self, y: Tensor) -> Tensor:
+        """Return the pixels' means in [0, 1] of a ŷ  # (picture, latent) -> (picture, site)."""
+        means: Tensor = self.space.pixels.means(self.space.decode(y / self.space.scale))
+        return means
+
     def _latents(
         self, streams: Streams, labels: Tensor | None, guidance: float, n_steps: int, method: str
-    ) -> Tensor:
-        """Return ŷ(z_1) at the end of the way from noise  # (picture, latent)."""
+    ) -> Generator[Tensor, None, Tensor]:
+        """Yield ŷ at each level, and return ŷ(z_1) at the end of the way from noise  # (picture, latent)."""
         if method in schedulers.SCHEDULERS and method not in get_args(Method):
-            return schedulers.descend(self.prior, streams, method, n_steps, labels, guidance)
+            for z, mean in schedulers.path(self.prior, streams, method, n_steps, labels, guidance):  # noqa: B007
+                yield mean
+            return z
         own: Any = method  # which `descend` checks
         normal = partial(streams.normal, self.space.n_latent)
-        *_, (_, _, mean) = self.prior.descend(normal, own, n_steps, labels, guidance)
+        for _, _, mean in self.prior.descend(normal, own, n_steps, labels, guidance):
+            yield mean
         return mean
 
     def pictures(self, streams: Streams) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """diffusers' schedulers, driven by a denoiser of ours: DDPM, DDIM, DPM-Solver++ and UniPC."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,16 +64,15 @@ def scheduler(method: str, noise: Noise, prediction_type: str, reach: float) -> 
 
 
 @torch.no_grad()
-def descend(
+def path(
     denoiser: "Denoiser",
     streams: Streams,
     method: str,
     n_steps: int,
     labels: Tensor | None = None,
     guidance: float = 1.0,
-    watch: Callable[[Tensor], None] | None = None,
-) -> Tensor:
-    """Return x̂ at the end of a scheduler's way from noise  # (picture, site).
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield z after each step of a scheduler's way from noise, with the x̂ of that step  # (picture, site).
 
     Picture i draws from stream i alone, z_T first, in diffusers' order of pixels (channel, row, column): a
     pipeline of diffusers that is given the same generators draws the same numbers.
@@ -85,7 +84,6 @@ def descend(
         n_steps: Calls of the network, 1 … T.
         labels: Classes, −1 for none  # (picture,)
         guidance: w of `Denoiser.eps`.
-        watch: Called with z after each step  # (picture, channel, height, width)
 
     Raises:
         InputError: an unknown method, or a number of steps that there are no levels for.
@@ -101,10 +99,20 @@ def descend(
     for index in steps.timesteps:
         t = levels[int(index)].to(z.device).expand(len(z))
         flat = z.permute(0, 2, 3, 1).flatten(1)
-        data = denoiser.denoise(flat, t, labels, guidance)
-        data = data.view(len(z), denoiser.height, denoiser.width, denoiser.depth)
+        x0 = denoiser.denoise(flat, t, labels, guidance)
+        data = x0.view(len(z), denoiser.height, denoiser.width, denoiser.depth)
         z = steps.step(data.permute(0, 3, 1, 2), index, z, return_dict=False, **more)[0]
-        if watch is not None:
-            watch(z)
-    end: Tensor = z.permute(0, 2, 3, 1).flatten(1).clamp(-denoiser.reach, denoiser.reach)
-    return end
+        yield z.permute(0, 2, 3, 1).flatten(1), x0.clamp(-denoiser.reach, denoiser.reach)
+
+
+def descend(
+    denoiser: "Denoiser",
+    streams: Streams,
+    method: str,
+    n_steps: int,
+    labels: Tensor | None = None,
+    guidance: float = 1.0,
+) -> Tensor:
+    """Return x̂ at the end of `path`, which has the same arguments  # (picture, site)."""
+    *_, (z, _) = path(denoiser, streams, method, n_steps, labels, guidance)
+    return z.clamp(-denoiser.reach, denoiser.reach)
