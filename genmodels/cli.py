@@ -158,7 +158,7 @@ def compare(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Print the table of all models, of one run or of several side by side."""
+    """Print the table of all models, best first, of one run or of several side by side."""
     from genmodels.table import show
 
     tables = {name: _table(name) for name in runs or [str(TABLE)]}
@@ -172,12 +172,9 @@ def _table(name: str) -> dict[str, Any]:
     from genmodels.artifacts import read_json
 
     path = Path(name)
-    candidates = (
-        path,
-        path / "table.json",
-        path / "report" / "table.json",
-        Path("out") / name / "report" / "table.json",
-    )
+    written_by = ("report", "compare_samplers", "compare_rules", "report_captions")
+    candidates = [path, path / "table.json"]
+    candidates += [base / stage / "table.json" for base in (path, Path("out") / name) for stage in written_by]
     for candidate in candidates:
         if candidate.is_file():
             return _checked(read_json(candidate), str(candidate))
@@ -190,14 +187,20 @@ def _checked(table: Any, name: str) -> dict[str, Any]:
     wanted = {"model", "name", "value", "stderr", "kind", "method", "reason", "unit"}
     if not (
         isinstance(table, dict)
-        and isinstance(table.get("data"), dict)
-        and {"name", "binarisation"} <= set(table["data"])
         and isinstance(table.get("rows"), list)
         and all(isinstance(row, dict) and wanted <= set(row) for row in table["rows"])
-        and ("levels" in table["data"] or not any("bits" in row["name"] for row in table["rows"]))
+        and _describes(table.get("data"), {row["name"].partition(".")[0] for row in table["rows"]})
     ):
         raise InputError(f"{name}: not a table of this program, as in out/main/report/table.json")
     return table
+
+
+def _describes(data: Any, quantities: set[str]) -> bool:
+    """Return whether a table says of which images its likelihoods are, if it has any."""
+    if not {"log_likelihood", "bits_per_dimension"} & quantities:
+        return True
+    needed = {"name", "binarisation"} | ({"levels"} if "bits_per_dimension" in quantities else set())
+    return isinstance(data, dict) and needed <= set(data)
 
 
 def _tracked(name: str) -> Any:

@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from genmodels.ranking import ranked
+
 # What a likelihood is called, by its quantity: binary and grey images never share a column.
 HEADINGS = {"log_likelihood": "log-likelihood", "bits_per_dimension": "bits per dimension"}
 _SIDES = {
@@ -15,21 +17,32 @@ _SIDES = {
 
 
 def show(tables: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print one table in full, or the likelihoods of several side by side; binary and grey ones apart."""
+    """Print one table in full, or the likelihoods of several side by side; binary and grey ones apart.
+
+    Tables without likelihoods, as those of samplers, are printed one after the other.
+    """
     console = Console(width=None if Console().is_terminal else 120)
-    shown = _of_one(next(iter(tables.values()))) if len(tables) == 1 else _side_by_side(tables)
-    for table in shown:
-        if table.row_count:
-            console.print(table)
+    ranking = {name: table for name, table in tables.items() if _quantities(table)}
+    shown = list(_side_by_side(ranking)) if len(ranking) > 1 else []
+    for name, table in tables.items():
+        if len(ranking) < 2 or name not in ranking:
+            shown += _of_one(table, name if len(tables) > 1 else "")
+    for part in shown:
+        if part.row_count:
+            console.print(part)
 
 
 def number(row: Mapping[str, Any]) -> str:
     """Return "−17.32 ± 0.11", or why there is no number."""
     if row["value"] is None:
         return "not determined"
-    error = "" if row["stderr"] is None else f" ± {row['stderr']:.2g}" if row["stderr"] else ""
     places = 2 if row["unit"].startswith("nats") else 4 if row["unit"] == "probability" else 3
+    error = f" ± {_error(row['stderr'], places)}" if row["stderr"] else ""
     return f"{row['value']:.{places}f}{error}".replace("-", "−")
+
+
+def _error(stderr: float, places: int) -> str:
+    return f"{stderr:.{places}f}" if stderr >= 9.5 * 10.0**-places else f"{stderr:.2g}"
 
 
 def _title(data: Mapping[str, Any], quantity: str) -> str:
@@ -40,27 +53,31 @@ def _title(data: Mapping[str, Any], quantity: str) -> str:
     return f"{data['name']}, held-out {pixels}"
 
 
-def _of_one(table: Mapping[str, Any]) -> Iterator[Table]:
+def _quantities(table: Mapping[str, Any]) -> list[str]:
+    """Return which likelihoods a table has."""
     names = {row["name"].partition(".")[0] for row in table["rows"]}
-    yield from (_full(table, quantity) for quantity in HEADINGS if quantity in names)
-    yield _rest(table)
+    return [quantity for quantity in HEADINGS if quantity in names]
+
+
+def _of_one(table: Mapping[str, Any], name: str) -> Iterator[Table]:
+    yield from (_full(table, quantity) for quantity in _quantities(table))
+    yield _rest(table, name)
 
 
 def _full(table: Mapping[str, Any], wanted: str) -> Table:
     shown = Table(title=_title(table["data"], wanted), title_justify="left", header_style="bold")
     for heading in ("model", HEADINGS[wanted], "kind", "how"):
         shown.add_column(heading, justify="right" if heading == HEADINGS[wanted] else "left")
-    for row in table["rows"]:
-        quantity, _, route = row["name"].partition(".")
-        if quantity == wanted:
-            words = f"  by {route.replace('_', ' ')}" if route else row["model"].replace("_", " ")
-            how = row["method"] if row["value"] is not None else row["reason"]
-            shown.add_row(words, number(row), row["kind"], how, style="dim" if route else "")
+    for row in ranked(table["rows"], wanted):
+        route = row["name"].partition(".")[2]
+        words = f"  by {route.replace('_', ' ')}" if route else row["model"].replace("_", " ")
+        how = row["method"] if row["value"] is not None else row["reason"]
+        shown.add_row(words, number(row), row["kind"], how, style="dim" if route else "")
     return shown
 
 
-def _rest(table: Mapping[str, Any]) -> Table:
-    shown = Table(header_style="bold")
+def _rest(table: Mapping[str, Any], name: str) -> Table:
+    shown = Table(title=name or None, title_justify="left", header_style="bold")
     for heading in ("model", "quantity", "value", "kind", "how"):
         shown.add_column(heading, justify="right" if heading == "value" else "left")
     for row in table["rows"]:
@@ -84,7 +101,8 @@ def _side_by_side(tables: Mapping[str, Mapping[str, Any]]) -> Iterator[Table]:
             data = tables[name]["data"]
             pixels = data["binarisation"] if quantity == "log_likelihood" else f"{data['levels']} levels"
             shown.add_column(f"{name}\n{data['name']}, {pixels}", justify="right")
-        for model in dict.fromkeys(model for column in columns.values() for model in column):
+        rows = [row for name in columns for row in ranked(tables[name]["rows"], quantity)]
+        for model in dict.fromkeys(row["model"] for row in rows if row["name"] == quantity):
             cells = [
                 f"{number(column[model])} {column[model]['kind']}" if model in column else ""
                 for column in columns.values()

@@ -44,7 +44,8 @@ def work(stage: Stage) -> None:
                 result = sampler.run(model, kernel, key, workers, report)
             _, diagnostics = free_energy.evaluate(result)
             for way, curve in free_energy.independent(result).items():
-                answers[f"{name}_{way}".strip("_")] = curve[-1].to_dict() | {
+                last = free_energy.for_the_table(curve[-1], diagnostics)
+                answers[f"{name}_{way}".strip("_")] = last.to_dict() | {
                     "curve": _points(result.betas.tolist(), curve),
                     "diagnostics": diagnostics,
                     "model_sha256": digest,

@@ -339,10 +339,34 @@ def number(value: float, stderr: float, method: str = "one") -> Estimate:
     return of_scalar(value, stderr=stderr, kind="estimate", unit="nats", n=8, method=method)
 
 
-def test_agreement_is_within_three_joint_errors() -> None:
-    assert free_energy.agree(number(1.0, 0.3), number(2.4, 0.4))
-    assert not free_energy.agree(number(1.0, 0.3), number(2.6, 0.4))
+def test_agreement_is_within_three_joint_errors_and_half_a_nat() -> None:
+    assert free_energy.agree(number(1.0, 0.03), number(1.14, 0.04))
+    assert not free_energy.agree(number(1.0, 0.03), number(1.16, 0.04))
+    assert free_energy.agree(number(1.0, 0.3), number(1.49, 0.4))
+    assert not free_energy.agree(number(1.0, 0.3), number(1.51, 0.4))  # 1 joint error, but what use is it
     assert not free_energy.agree(number(1.0, 0.3), undetermined("why", unit="nats", n=8, method="two"))
+
+
+def test_a_number_of_the_table_rests_on_chains_that_agree() -> None:
+    good = number(1.0, 0.1)
+    assert free_energy.for_the_table(good, {"r_hat": 1.01}) == good
+    assert free_energy.for_the_table(good, {"rho_f": 3.0}) == good  # no chains
+    missing = undetermined("why", unit="nats", n=8, method="two")
+    assert free_energy.for_the_table(missing, {"r_hat": 1.2}) == missing
+    for r_hat, said in ((1.02, "1.02"), (None, "inf")):
+        refused = free_energy.for_the_table(good, {"r_hat": r_hat})
+        assert (refused.kind, refused.n, refused.method) == ("undetermined", 8, "one")
+        assert refused.reason == f"R-hat of the chains is {said}, above 1.01: give more rounds"
+
+
+def test_an_estimate_that_contradicts_enumeration_is_refused() -> None:
+    exact = of_scalar(1.0, stderr=0.0, kind="exact", unit="nats", n=4, method="sum")
+    assert free_energy.against_exact(number(1.2, 0.1), exact) == number(1.2, 0.1)
+    for wrong in (number(1.2, 0.05), number(1.6, 0.5)):
+        refused = free_energy.against_exact(wrong, exact)
+        assert refused.value is None
+        assert "contradicts the exact 1.00" in refused.reason
+        assert "would settle it" in refused.reason
 
 
 def test_combination_weighs_by_inverse_variance() -> None:
@@ -355,7 +379,13 @@ def test_combination_weighs_by_inverse_variance() -> None:
 def test_what_disagrees_or_is_missing_is_not_combined() -> None:
     apart = free_energy.combined([number(1.0, 0.1), number(1.2, 0.1), number(1.6, 0.1, "three")])
     assert apart.value is None
-    assert apart.reason == "the estimates disagree: one 1.00 ± 0.10, one 1.20 ± 0.10, three 1.60 ± 0.10"
+    assert apart.reason == (
+        "the estimates disagree: one 1.00 ± 0.10, one 1.20 ± 0.10, three 1.60 ± 0.10; "
+        "more sweeps, rounds or replicas of each would settle it"
+    )
+    far = free_energy.combined([number(1.0, 0.3), number(1.6, 0.3, "two")])
+    assert far.value is None
+    assert far.reason.startswith("the estimates disagree")
     missing = free_energy.combined([number(1.0, 0.1), undetermined("why", unit="nats", n=8, method="two")])
     assert missing.reason == "two: why"
     with pytest.raises(ValueError, match="at least two"):

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,10 @@ from genmodels.samplers.population_annealing import Annealed
 from genmodels.samplers.replica_exchange import Exchanged
 from genmodels.samplers.simulated_tempering import Tempered
 
-MAX_Z_SCORE = 3.0
+MAX_Z_SCORE = 3.0  # joint standard errors between two routes
+MAX_GAP = 0.5  # nats between two routes, however large their errors
+MAX_R_HAT = 1.01  # of the chains behind a number in the table: Vehtari et al. 2021
+_SETTLE = "more sweeps, rounds or replicas of each would settle it"
 ESTIMATORS: dict[type, Callable[[Any], tuple[list[Estimate], dict[str, Any]]]] = {
     Exchanged: exchange.evaluate,
     Annealed: population.evaluate,
@@ -57,16 +60,44 @@ def log_z(result: SamplerResult) -> Estimate:
 
 
 def agree(one: Estimate, other: Estimate) -> bool:
-    """Return whether two values are determined and differ by at most 3 joint standard errors."""
+    """Return whether two values are determined and differ by at most 3 joint standard errors and ½ nat."""
     if one.value is None or other.value is None:
         return False
-    return joint_z_score(one, other) <= MAX_Z_SCORE
+    return joint_z_score(one, other) <= MAX_Z_SCORE and abs(one.value - other.value) <= MAX_GAP
+
+
+def for_the_table(estimate: Estimate, diagnostics: Mapping[str, Any]) -> Estimate:
+    """Return a run's log Z, or its refusal where the chains behind it have an R̂ above 1.01.
+
+    A run by itself is content with 1.05 (`diagnostics.MAX_R_HAT`); a number that others are ranked by is not.
+
+    Args:
+        estimate: log Z at the last β.
+        diagnostics: What `evaluate` returned beside it; `r_hat` is None where it is infinite.
+    """
+    if estimate.value is None or "r_hat" not in diagnostics:
+        return estimate
+    r_hat = math.inf if diagnostics["r_hat"] is None else float(diagnostics["r_hat"])
+    if r_hat <= MAX_R_HAT:
+        return estimate
+    reason = f"R-hat of the chains is {r_hat:.3g}, above {MAX_R_HAT}: give more rounds"
+    return undetermined(reason, unit=estimate.unit, n=estimate.n, method=estimate.method)
+
+
+def against_exact(estimate: Estimate, exact: Estimate) -> Estimate:
+    """Return an estimate, or its refusal where it contradicts the exact value, which stays what it is."""
+    if estimate.value is None or agree(estimate, exact):
+        return estimate
+    reason = f"{estimate.value:.2f} ± {estimate.stderr or 0.0:.2g} contradicts the exact {exact.value:.2f}"
+    reason += f": {_SETTLE}, or the sampler is wrong"
+    return undetermined(reason, unit=estimate.unit, n=estimate.n, method=estimate.method)
 
 
 def combined(estimates: Sequence[Estimate]) -> Estimate:
     """Return the mean of independent estimates, weighted by 1/stderr², if every two of them agree.
 
-    Otherwise, or where one of them is undetermined, the result is undetermined and its reason says which.
+    Where two are more than 3 joint standard errors or ½ nat apart, or one is undetermined, the result is
+    undetermined: its reason says which, and what would settle it.
 
     Raises:
         ValueError: fewer than two estimates, or one with a value but without an error.
@@ -82,7 +113,8 @@ def combined(estimates: Sequence[Estimate]) -> Estimate:
             raise ValueError(f"{estimate.method}: the value has no standard error, so that it has no weight")
     if not all(agree(one, other) for one, other in itertools.combinations(estimates, 2)):
         values = ", ".join(f"{e.method} {e.value:.2f} ± {e.stderr:.2f}" for e in estimates)
-        return undetermined(f"the estimates disagree: {values}", unit=unit, n=n, method=method)
+        reason = f"the estimates disagree: {values}; {_SETTLE}"
+        return undetermined(reason, unit=unit, n=n, method=method)
     weights = np.array([1.0 / (e.stderr or math.nan) ** 2 for e in estimates])
     value = float(weights @ [e.value for e in estimates] / weights.sum())
     stderr = float(weights.sum() ** -0.5)

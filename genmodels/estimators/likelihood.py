@@ -161,9 +161,18 @@ def _routes(
 
 
 def with_enumeration(model: Any, log_z: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """Return the estimates of log Z, before them the exact one where the model can be summed."""
+    """Return the estimates of log Z, before them the exact one where the model can be summed.
+
+    An estimate that contradicts the exact value is refused.
+    """
+    from genmodels.estimators import free_energy
+
     exact = enumeration.known_log_z(model)
-    return dict(log_z) if exact is None else {ENUMERATION: exact, **log_z}
+    if exact is None:
+        return dict(log_z)
+    return {ENUMERATION: exact} | {
+        name: free_energy.against_exact(estimate, exact) for name, estimate in log_z.items()
+    }
 
 
 def _gaussian(model: HasComponents, v: Tensor, key: Key, effort: Effort) -> Iterator[Route]:
@@ -185,6 +194,8 @@ def _energy(unnormalised: np.ndarray, log_z: Mapping[str, Estimate]) -> Iterator
         yield _normalised("", unnormalised, free_energy.combined(list(estimated.values())))
     else:
         reason = "log Z is not known: estimate it first, and keep the model's folder in its pipeline"
+        if estimated:
+            reason = f"one route to log Z, {next(iter(estimated))}: a second, independent one would settle it"
         yield Route("", None, None, 0.0, "undetermined", "log Z by sampling", reason)
     for name, estimate in estimated.items():
         yield _normalised(name, unnormalised, estimate)
