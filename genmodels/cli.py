@@ -113,12 +113,17 @@ def sample(
     ] = None,
     method: Annotated[
         Literal["ancestral", "ddim", "dpm", "unipc", "ode"] | None,
-        typer.Option(help="Of diffusion models; ancestral if left out."),
+        typer.Option(help="Of diffusion models; ancestral if left out, dpm for prompts."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Of the method.")] = None,
     label: Annotated[int | None, typer.Option(help="A class, of diffusion models that know classes.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="What to show, of models that read; empty: anything.")
+    ] = None,
+    negative: Annotated[str | None, typer.Option(help="What not to show, of models that read.")] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="Weight of the class: 1 as learnt, above it more of the class.")
+        float | None,
+        typer.Option(help="Weight of the class or prompt: 1 as learnt, above it more of it; 3 for prompts."),
     ] = None,
     radius: Annotated[
         float | None, typer.Option(help="Of VAEs: below 1 typical pictures, above it unusual ones.")
@@ -131,6 +136,7 @@ def sample(
     from genmodels.artifacts import load_model, new_file, read_config
     from genmodels.data import pictures
     from genmodels.generate import generate
+    from genmodels.illustrate import illustrate
     from genmodels.placement.choose import placement
     from genmodels.progress_bar import progress_bar
     from genmodels.streams import Key
@@ -139,16 +145,71 @@ def sample(
     if out.suffix.lower() != ".png":
         raise InputError(f"--out {out}: pictures are written as PNG, give a name that ends in .png")
     model, config = load_model(model_dir), read_config(model_dir)
-    given = {"method": method, "steps": steps, "label": label, "guidance": guidance, "radius": radius}
-    options = {name: value for name, value in given.items() if value is not None}
-    way(model, **options)  # what is wrong with them is said before a Ray starts
+    given = {
+        "method": method, "steps": steps, "label": label, "guidance": guidance, "radius": radius,
+        "prompt": prompt, "negative": negative,
+    }  # fmt: skip
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     seed = secrets.randbits(32) if seed is None else seed
-    with placement(0, workers) as place, progress_bar("pictures") as progress:
-        shown = generate(model, n, Key(seed, "sample"), place, progress, **options).shown()
+    if _is_asked(model, options):
+        asked = options | {"prompt": prompt or ""}
+        shown = illustrate(model, n=n, key=Key(seed, "sample"), **asked).shown()[1:]
+    else:
+        way(model, **options)  # what is wrong with them is said before a Ray starts
+        with placement(0, workers) as place, progress_bar("pictures") as progress:
+            shown = generate(model, n, Key(seed, "sample"), place, progress, **options).shown()
     with new_file(out) as path:
         pictures.panels(shown, config["data"]["shape"], path)
     below = ", below them their pixels' means" if len(shown) > 1 else ""
     print(f"{out}: {n} pictures of seed {seed}{below}")
+
+
+def _is_asked(model: Any, options: dict[str, Any]) -> bool:
+    """Return whether pictures are asked for in words, or of a model that reads.
+
+    Raises:
+        InputError: the model reads, and an option is for others.
+    """
+    from genmodels.protocols import ReadsPrompts
+
+    if not isinstance(model, ReadsPrompts) or model.text_encoder is None:
+        return "prompt" in options
+    for name in ("label", "radius"):
+        if name in options:
+            raise InputError(
+                f"{name}: the model is a {type(model).__name__}, its options are prompt, negative, guidance, "
+                "steps, method"
+            )
+    return True
+
+
+@app.command()
+def explain(
+    model_dir: Annotated[Path, typer.Argument(help="The folder of a model that reads prompts.")],
+    prompt: Annotated[str, typer.Option(help="What to show.")],
+    out: Annotated[Path, typer.Option(help="The PNG to write.")],
+    n: Annotated[int, typer.Option("-n", min=1, max=32, help="How many pictures.")] = 4,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="That of `sample` for its pictures; a new one if left out.")
+    ] = None,
+    guidance: Annotated[float, typer.Option(help="Weight of the prompt.")] = 3.0,
+    steps: Annotated[int | None, typer.Option(help="Of the method.")] = None,
+    method: Annotated[
+        Literal["ancestral", "ddim", "dpm", "unipc", "ode"], typer.Option(help="From noise to the picture.")
+    ] = "dpm",
+) -> None:
+    """Draw pictures of a prompt, and over each of them where every word of it was attended to."""
+    from genmodels import explain as attention
+    from genmodels.artifacts import load_model, read_config
+    from genmodels.streams import Key
+
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--out {out}: pictures are written as PNG, give a name that ends in .png")
+    model, shape = load_model(model_dir), read_config(model_dir)["data"]["shape"]
+    seed = secrets.randbits(32) if seed is None else seed
+    found = attention.explain(model, prompt, n, Key(seed, "sample"), guidance, steps, method)
+    attention.draw(found, shape, out)
+    print(f"{out}: {n} pictures of seed {seed}, each with the maps of {', '.join(found.words)}")
 
 
 @app.command()

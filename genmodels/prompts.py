@@ -1,5 +1,6 @@
 """Prompts in, pictures out."""
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,22 @@ from torch import Tensor
 from genmodels.errors import InputError
 from genmodels.networks.sketches import finished, numbered
 from genmodels.networks.text_encoder import TextEncoder
+from genmodels.protocols import ReadsPrompts
 from genmodels.streams import Key, Streams
 from genmodels.text_states import text_states
 
+LONGEST = 1000  # characters of a prompt
 _AT_ONCE = 32  # pictures
+
+
+def reading(model: Any) -> None:
+    """Check that a model reads prompts.
+
+    Raises:
+        InputError: it does not.
+    """
+    if not isinstance(model, ReadsPrompts):
+        raise InputError(f"prompt: the model is a {type(model).__name__}, which reads none")
 
 
 def encoder_of(model: Any) -> TextEncoder:
@@ -25,13 +38,7 @@ def encoder_of(model: Any) -> TextEncoder:
     known = model.text_encoder
     if known is None:
         raise InputError(f"prompt: this {type(model).__name__} was trained without captions, give none")
-    encoder = TextEncoder(known["name"], known["max_tokens"])
-    if encoder.digest != known["digest"]:
-        raise InputError(
-            f"text encoder {known['name']}: not the one that the model was trained with, by its digest "
-            f"{encoder.digest[:12]} in place of {known['digest'][:12]}"
-        )
-    return encoder
+    return TextEncoder.known(known)
 
 
 def paint(
@@ -45,7 +52,7 @@ def paint(
     method: str = "ddim",
     said: Callable[[str], None] = print,
 ) -> tuple[Tensor, Tensor]:
-    """Return a picture for each prompt in levels, and its pixels' means in [0, 1]  # (picture, site) twice.
+    """Return a picture for each prompt in levels, and one to look at, in [0, 1]  # (picture, site) twice.
 
     Args:
         model: A LatentDiffusion.
@@ -59,7 +66,8 @@ def paint(
         said: Called with a line for each prompt of which not all can be read.
 
     Raises:
-        InputError: no prompts, or see `encoder_of`, `TextEncoder.encode` and `LatentDiffusion.paint`.
+        InputError: no prompts, one of more than LONGEST characters, or see `encoder_of`,
+            `TextEncoder.encode` and `LatentDiffusion.paint`.
     """
     return finished(painting(model, prompts, key, cache, negative, guidance, n_steps, method, said))
 
@@ -85,19 +93,23 @@ def painting(
     device = next(model.parameters()).device
     every = list(dict.fromkeys([negative, *prompts]))
     for prompt in every:
+        if len(prompt) > LONGEST:
+            raise InputError(f"prompt '{prompt[:30]}…': {len(prompt)} characters, give at most {LONGEST}")
         if rest := encoder.cut_off(prompt, emphasised=True):
             said(f"prompt '{prompt[:30]}…': beyond {encoder.max_tokens} tokens, not read: '{rest[:60]}'")
+    if not math.isfinite(guidance):
+        raise InputError(f"guidance: {guidance} is not finite, give a number such as 3")
     texts = text_states(encoder, every, cache, emphasised=True).to(device)
     rows = torch.tensor([every.index(prompt) for prompt in prompts], device=device)
     away = texts.select(rows.new_zeros(1)) if negative else None
-    pixels, means = [], []
+    pixels, shown = [], []
     for first in range(0, len(prompts), _AT_ONCE):
         some = rows[first : first + _AT_ONCE]
         streams = Streams(key, len(some), first, device)
         way = model.painting(streams, texts.select(some), away, guidance, n_steps, method)
         drawn = yield from numbered(way, first)
         pixels.append(drawn[0].cpu())
-        means.append(drawn[1].cpu())
+        shown.append(drawn[1].cpu())
     if not pixels:
         raise InputError("prompts: there is none, give at least one")
-    return torch.cat(pixels), torch.cat(means)
+    return torch.cat(pixels), torch.cat(shown)

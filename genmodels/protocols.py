@@ -404,6 +404,19 @@ class HasPictures(Protocol):
 
 
 @runtime_checkable
+class ReadsPrompts(Protocol):
+    """A model of pictures given texts; `genmodels.prompts` asks it for some."""
+
+    text_encoder: dict[str, Any] | None
+
+    def paint(
+        self, streams: Streams, texts: Any, negative: Any, guidance: float, n_steps: int, method: str
+    ) -> tuple[Tensor, Tensor]:
+        """Return a picture a stream in levels, and one to look at  # (picture, site) twice."""
+        ...
+
+
+@runtime_checkable
 class HasFilters(Protocol):
     """A model whose hidden units look at images through weights that can be shown as images."""
 

@@ -9,7 +9,7 @@ from genmodels.artifacts import load_tensors, save_tensors
 from genmodels.errors import InputError
 from genmodels.networks.text_encoder import TextEncoder, Texts
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def text_states(
@@ -23,7 +23,9 @@ def text_states(
     Raises:
         InputError: see `TextEncoder.encode`.
     """
-    question = json.dumps([_FORMAT, encoder.digest, encoder.max_tokens, emphasised, list(prompts)])
+    question = json.dumps(
+        [_FORMAT, encoder.digest, encoder.max_tokens, encoder.padded, emphasised, list(prompts)]
+    )
     path = Path(folder) / f"{hashlib.sha256(question.encode()).hexdigest()}.safetensors"
     kept = _kept(path, len(prompts))
     if kept is not None:

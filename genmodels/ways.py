@@ -103,10 +103,8 @@ def _denoising(
     label: int | None = None,
     guidance: float | None = None,
 ) -> Way:
-    if method not in METHODS:
-        raise InputError(f"method: '{method}' is none of {', '.join(METHODS)}")
+    n_steps = n_steps_of(model, method, steps)
     chosen = METHODS[method]
-    n_steps = _n_steps(model, method, steps)
     if label is None and guidance is not None:
         raise InputError(f"guidance: {guidance} towards which class? Give a label, too")
     if label is not None and not 0 <= label < model.n_classes:
@@ -130,8 +128,14 @@ def _denoising(
     return Way(draw, n_steps * chosen.calls)
 
 
-def _n_steps(model: Any, method: str, steps: int | None) -> int:
-    """Return the number of steps, by default as many as the method usually needs and the model has levels."""
+def n_steps_of(model: Any, method: str, steps: int | None) -> int:
+    """Return the number of steps, by default as many as the method usually needs and the model has levels.
+
+    Raises:
+        InputError: an unknown method, or a number that it cannot take.
+    """
+    if method not in METHODS:
+        raise InputError(f"method: '{method}' is none of {', '.join(METHODS)}")
     chosen, n_levels = METHODS[method], model.T
     least = 2 if method == "ancestral" else 1
     most = None if method == "ode" else n_levels

@@ -1,5 +1,6 @@
-"""How likely held-out pictures are, by the bound of latent diffusion with and without their captions."""
+"""How likely pictures are, by the bound of latent diffusion with and without their captions."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from genmodels import runs
 from genmodels.artifacts import load_model, write_json
 from genmodels.data import captions
+from genmodels.estimate import Estimate, over_images
 from genmodels.estimators import importance_weighted, variational
 from genmodels.estimators.likelihood import Route
 from genmodels.networks.noise import BoundTerms
@@ -35,7 +37,8 @@ class Told(nn.Module):
 def work(stage: Stage) -> None:
     """Write out/<pipeline>/evaluate_captions.json: Estimates of each split, with captions and without.
 
-    Beside them stand those of the autoencoder by itself, whose prior is N(0, I).
+    And with shuffled captions, each picture given that of another: what they cost, picture by picture. Beside
+    them stand those of the autoencoder by itself, whose prior is N(0, I).
     """
     settings = stage.params.evaluate_captions
     prepared = captions.load(stage.out / "prepare_captions" / "images")
@@ -44,7 +47,7 @@ def work(stage: Stage) -> None:
     model.prior.tell(text_states(encoder_of(model), prepared.captions, runs.root() / ".scratch" / "text"))
     n_times, n_repeats = settings.noise_levels, settings.noise_repeats
     rows: list[dict[str, Any]] = []
-    for name in ("test", "held_out"):
+    for name in ("train", "test", "held_out"):
         split = prepared.splits[name]
         if not len(split.captions):
             continue
@@ -54,18 +57,41 @@ def work(stage: Stage) -> None:
         with progress.bar(f"{stage.name} {name}") as report:
             with_captions = variational.bound(Told(model), told, key, n_times, n_repeats, report)
             without = variational.bound(model, x, key, n_times, n_repeats, report)
+            shuffled = variational.bound(Told(model), _shuffled(told, key), key, n_times, n_repeats, report)
         alone = importance_weighted.bounds(first, x, key, n_repeats).elbo
         for kind, of, (values, variances) in (
             ("latent_diffusion", "with_captions", with_captions[:2]),
+            ("latent_diffusion", "with_shuffled_captions", shuffled[:2]),
             ("latent_diffusion", "without_captions", without[:2]),
             ("autoencoder", "standard_normal", alone),
         ):
             route = _route(values, variances, prepared)
             rows.append({"model": kind, "name": f"{route.quantity}.{of}.{name}"} | route.mean().to_dict())
+        lost = _lost(with_captions, shuffled).to_dict()
+        rows.append({"model": "latent_diffusion", "name": f"nats.lost_by_shuffling.{name}"} | lost)
     path = stage.out / "evaluate_captions.json"
     write_json(path, {"rows": rows})
     stage.run.metrics({f"{row['model']}.{row['name']}": row["value"] for row in rows})
     stage.run.file(path)
+
+
+def _shuffled(told: Tensor, key: Key) -> Tensor:
+    """Return the pictures with each other's captions  # (image, site + 1)."""
+    order = key.child("shuffle").numpy().permutation(len(told))
+    return torch.cat([told[:, :-1], told[order, -1:]], 1)
+
+
+def _lost(right: Any, wrong: Any) -> Estimate:
+    """Return what the wrong captions cost, in the mean over differences of a picture's bounds."""
+    values, variances = right[0] - wrong[0], right[1] + wrong[1]
+    stderr = math.sqrt(float(variances.sum())) / len(values)
+    return over_images(
+        values,
+        kind="estimate",
+        method="difference of bounds",
+        stderr_estimator=stderr,
+        own_variance=stderr**2,
+    )
 
 
 def _route(values: np.ndarray, variances: np.ndarray, prepared: captions.CaptionedImages) -> Route:

@@ -26,7 +26,8 @@ def work(stage: Stage) -> None:
     out, settings = stage.out / "train_latent_diffusion", stage.params.train_latent_diffusion.model_dump()
     prepared = captions.load(stage.out / "prepare_captions" / "images")
     key = Key(stage.params.seed, "train_latent_diffusion")
-    encoder = TextEncoder(settings["text"]["encoder"], settings["text"]["max_tokens"])
+    text = settings["text"]
+    encoder = TextEncoder(text["encoder"], text["max_tokens"], text["padded"])
     texts = text_states(encoder, prepared.captions, runs.root() / ".scratch" / "text")
     model = _untrained(stage, settings, encoder, key.child("weights"))
     model.prior.empty.copy_(texts.states[0][texts.mask[0]])
@@ -41,7 +42,8 @@ def work(stage: Stage) -> None:
     monitor = _monitor(moments["validation"][:_MONITORED], labels["validation"][:_MONITORED], key)
     rows = train(stage, "fit", model.prior, learner, batches, key, settings["steps"], monitor)
     model.eval().prior.measure(moments["train"], key.child("measure").torch(), labels["train"])
-    save_model(out / "latent_diffusion", "latent_diffusion", model, captions.describe(prepared))
+    described = captions.describe(prepared)
+    save_model(out / "latent_diffusion", "latent_diffusion", model, described, settings["precision"])
     write_curve(out / "latent_diffusion.csv", rows)
     stage.run.file(out / "latent_diffusion.csv")
     stage.run.model(out / "latent_diffusion", f"{stage.out.name}-latent_diffusion")
@@ -58,11 +60,7 @@ def _untrained(stage: Stage, settings: dict[str, Any], encoder: TextEncoder, key
         "levels": of_first["levels"],
         "text_width": encoder.width,
         "empty_tokens": encoder.encode([captions.NO_CAPTION]).states.shape[1],
-        "text_encoder": {
-            "name": encoder.name,
-            "digest": encoder.digest,
-            "max_tokens": encoder.max_tokens,
-        },
+        "text_encoder": encoder.description(),
     }
     with torch.random.fork_rng():
         torch.manual_seed(key.counter())

@@ -273,7 +273,10 @@ def test_prompts_become_pictures_by_the_encoder_that_was_learnt_with(
     class Words:
         """Encodes a prompt as the lengths of its words."""
 
-        def __init__(self, name: str, max_tokens: int) -> None:
+        padded = False
+
+        def __init__(self, name: str, max_tokens: int, padded: bool) -> None:
+            assert not padded
             self.name, self.max_tokens, self.digest = name, max_tokens, "d" * 64
 
         def encode(self, prompts: list[str], emphasised: bool) -> Texts:

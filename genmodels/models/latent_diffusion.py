@@ -17,7 +17,8 @@ from genmodels.networks.prediction import Prediction
 from genmodels.networks.schedules import Linear
 from genmodels.networks.sketches import Sketches, finished
 from genmodels.networks.text_denoiser import TextDenoiser
-from genmodels.networks.text_encoder import Texts
+from genmodels.networks.text_encoder import TextEncoder, Texts
+from genmodels.networks.text_pipeline import text_pipeline_of
 from genmodels.protocols import Domain
 from genmodels.streams import Streams, normal
 
@@ -55,7 +56,8 @@ class LatentDiffusion(nn.Module):
         text_drop: Share of captions taken away in training.
         text_width: Entries of a text's state.
         empty_tokens: Tokens of an empty prompt.
-        text_encoder: Name, digest and longest prompt of the encoder whose states it was trained on.
+        text_encoder: Name, digest and longest prompt of the encoder whose states it was trained on, and
+            whether prompts are padded.
 
     Raises:
         InputError: settings that do not fit each other.
@@ -169,7 +171,10 @@ class LatentDiffusion(nn.Module):
         n_steps: int = 50,
         method: str = "ddim",
     ) -> Sketches:
-        """Yield ŷ at each level; return a picture a stream in levels, and its pixels' means in [0, 1].
+        """Yield ŷ at each level; return a picture a stream in levels, and one to look at, in [0, 1].
+
+        The first is a draw of the model, which starts from y ~ N(ŷ(z_1), v I). The other shows what the
+        decoder makes of ŷ(z_1) itself, without noise.
 
         `seen` makes pictures of ŷ: that costs as much as the U-Net, and is for whoever looks at them.
 
@@ -191,14 +196,13 @@ class LatentDiffusion(nn.Module):
         with self.prior.told(texts, negative):
             mean = yield from self._latents(streams, labels, guidance, n_steps, method)
         y = mean + self.prior.variance.sqrt().to(mean.dtype) * streams.normal(self.space.n_latent)
-        output = self.space.decode(y / self.space.scale)
-        return self.space.pixels.draw(output, streams.uniform(self.n_sites)), self.space.pixels.means(output)
+        drawn = self.space.pixels.draw(self.space.decode(y / self.space.scale), streams.uniform(self.n_sites))
+        return drawn, self.seen(mean)
 
     @torch.no_grad()
     def seen(self, y: Tensor) -> Tensor:
-        """Return the pixels' means in [0, 1] of a ŷ  # (picture, latent) -> (picture, site)."""
-        means: Tensor = self.space.pixels.means(self.space.decode(y / self.space.scale))
-        return means
+        """Return what to show of a ŷ, in [0, 1]  # (picture, latent) -> (picture, site)."""
+        return self.space.picture(y / self.space.scale)
 
     def _latents(
         self, streams: Streams, labels: Tensor | None, guidance: float, n_steps: int, method: str
@@ -214,6 +218,13 @@ class LatentDiffusion(nn.Module):
             yield mean
         return mean
 
+    def diffusers_pipeline(self) -> Any | None:
+        """Return a pipeline of diffusers that draws the same pictures, or None where there cannot be one."""
+        known = self.text_encoder
+        if known is None:
+            return None
+        return text_pipeline_of(self.space, self.prior, TextEncoder.known(known))
+
     def pictures(self, streams: Streams) -> tuple[Tensor, Tensor]:
-        """Return pictures of anything and their pixels' means: `paint` without prompts."""
+        """Return pictures of anything, drawn and to look at: `paint` without prompts."""
         return self.paint(streams)

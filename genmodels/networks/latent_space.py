@@ -87,6 +87,11 @@ class LatentSpace(nn.Module):
         told: Tensor = split.permute(0, 1, 3, 4, 2).flatten(1)
         return told
 
+    def picture(self, z: Tensor) -> Tensor:
+        """Return what to show of p(x|z), from 0 to 1  # (image, latent) -> (image, site)."""
+        shown: Tensor = self.pixels.shown(self.decode(z))
+        return shown
+
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log p(x|z)  # (image, site), (image, latent) -> (image,), nats."""
         total: Tensor = self.pixels.log_prob(x, self.decode(z))

@@ -20,6 +20,7 @@ class Bernoulli(nn.Module):
     domain: Domain = "binary"
     n_outputs = 1
     is_density = False
+    levels = 2
 
     def __init__(self, levels: int = 2) -> None:
         """Take the number of levels, which has to be 2."""
@@ -38,6 +39,10 @@ class Bernoulli(nn.Module):
     def means(self, output: Tensor) -> Tensor:
         """Return P(x_i = 1)  # (…, site)."""
         return torch.sigmoid(output)
+
+    def shown(self, output: Tensor) -> Tensor:
+        """Return what to show, the means  # (…, site)."""
+        return self.means(output)
 
     def draw(self, output: Tensor, uniform: Tensor) -> Tensor:
         """Return pixels by numbers uniform in [0, 1)  # (…, site)."""
@@ -96,6 +101,11 @@ class DiscretisedLogistic(nn.Module):
             total += torch.sigmoid((location - edge) / scale)
         return total / (self.levels - 1)
 
+    def shown(self, output: Tensor) -> Tensor:
+        """Return what to show: medians of x_i/(K − 1), white where white is the likeliest."""
+        location, _ = output.chunk(2, dim=-1)
+        return (0.5 * (self.levels * (location + 1.0) - 1.0) / (self.levels - 1)).clamp(0.0, 1.0)
+
     def draw(self, output: Tensor, uniform: Tensor) -> Tensor:
         """Return the levels nearest to logistic numbers, by numbers uniform in [0, 1)  # (…, site)."""
         location, scale = self._location_and_scale(output)
@@ -136,6 +146,10 @@ class Gaussian(nn.Module):
     def means(self, output: Tensor) -> Tensor:
         """Return the mean level over K − 1, within [0, 1]  # (…, site)."""
         return (0.5 * (self.levels * (output + 1.0) - 1.0) / (self.levels - 1)).clamp(0.0, 1.0)
+
+    def shown(self, output: Tensor) -> Tensor:
+        """Return what to show, the means  # (…, site)."""
+        return self.means(output)
 
     def draw(self, output: Tensor, uniform: Tensor) -> Tensor:
         """Return the levels nearest to normal numbers, by numbers uniform in [0, 1)  # (…, site)."""

@@ -58,25 +58,51 @@ class TextEncoder:
     Attributes:
         name: "minilm", which is installed with this package; a folder; or a name on the Hugging Face hub.
         max_tokens: What of a prompt goes beyond is cut off.
+        padded: Whether shorter prompts are filled up to max_tokens with the tokenizer's padding, and its
+            states count as a prompt's own: so diffusers' StableDiffusionPipeline does it.
         digest: SHA-256 of the encoder's files.
 
     Raises:
         InputError: no such encoder.
     """
 
-    def __init__(self, name: str = pretrained.MINILM, max_tokens: int = 64) -> None:
+    def __init__(self, name: str = pretrained.MINILM, max_tokens: int = 64, padded: bool = False) -> None:
         """Find the encoder and check its files."""
         if max_tokens < 4:
             raise InputError(f"max_tokens: {max_tokens} tokens say nothing, give at least 4")
-        self.name, self.max_tokens = name, max_tokens
+        self.name, self.max_tokens, self.padded = name, max_tokens, padded
         self.folder = pretrained.folder_of(name)
         self.digest = pretrained.digest(self.folder)
         self._loaded: tuple[Any, Any] | None = None
 
+    @classmethod
+    def known(cls, description: dict[str, Any]) -> "TextEncoder":
+        """Return the encoder that a model was trained with, by its `description`.
+
+        Raises:
+            InputError: what has its name now is another one.
+        """
+        encoder = cls(description["name"], description["max_tokens"], description.get("padded", False))
+        if encoder.digest != description["digest"]:
+            raise InputError(
+                f"text encoder {encoder.name}: not the one that the model was trained with, by its digest "
+                f"{encoder.digest[:12]} in place of {description['digest'][:12]}"
+            )
+        return encoder
+
+    def description(self) -> dict[str, Any]:
+        """Return what `known` finds it again by, JSON-ready."""
+        return {
+            "name": self.name,
+            "digest": self.digest,
+            "max_tokens": self.max_tokens,
+            "padded": self.padded,
+        }
+
     @property
     def width(self) -> int:
         """Return the number of entries of a state."""
-        _, model = self._parts()
+        _, model = self.parts()
         return int(model.config.hidden_size)
 
     def encode(self, prompts: Sequence[str], emphasised: bool = False) -> Texts:
@@ -87,7 +113,8 @@ class TextEncoder:
             emphasised: Whether brackets are weights, by which a token's states are multiplied.
 
         Raises:
-            InputError: no prompt, a weight beyond ±10, or states that are not finite.
+            InputError: no prompt, a weight beyond ±10, states that are not finite, or a tokenizer without
+                padding where prompts are to be padded.
         """
         if not prompts:
             raise InputError("prompts: there is none, give at least an empty one")
@@ -99,8 +126,10 @@ class TextEncoder:
         for rows in by_length.values():
             for start in range(0, len(rows), _BATCH):
                 some = rows[start : start + _BATCH]
+                found = self._states([tokens[row].ids for row in some])
                 weights = torch.tensor([tokens[row].weights for row in some])
-                found = self._states([tokens[row].ids for row in some]) * weights[..., None]
+                n_more = found.shape[1] - weights.shape[1]
+                found *= torch.nn.functional.pad(weights, (0, n_more), value=1.0)[..., None]
                 states |= dict(zip(some, found, strict=True))
         texts = stacked([states[row] for row in range(len(tokens))])
         if not bool(texts.states.isfinite().all()):
@@ -111,28 +140,57 @@ class TextEncoder:
         """Return the end of a prompt that goes beyond `max_tokens`, "" if all of it counts."""
         return self._tokens(prompt, emphasised).rest
 
+    def words(self, prompt: str, emphasised: bool = False) -> list[tuple[str, list[int]]]:
+        """Return the words of a prompt that are read, and the numbers of the tokens of each.
+
+        What spaces part is a word; tokens of the tokenizer's own, as at both ends, are of none.
+        """
+        text, ends = self._tokens(prompt, emphasised)[2:4]
+        found: list[tuple[str, list[int]]] = []
+        start = 0
+        for word in text.split():
+            start = text.index(word, start)
+            tokens = [k for k, end in enumerate(ends) if start < end <= start + len(word)]
+            start += len(word)
+            if tokens:
+                found.append((word, tokens))
+        return found
+
     def _tokens(self, prompt: str, emphasised: bool) -> "_Tokens":
-        tokenizer, model = self._parts()
+        tokenizer, _ = self.parts()
         text, weights = clean(prompt), [1.0] * len(clean(prompt))
         if emphasised:
             text, weights = emphasis.parse(text)
-        limits = (self.max_tokens, tokenizer.model_max_length, _positions(model.config))
-        found = tokenizer(
-            text, truncation=True, max_length=min(limits), padding=False, return_offsets_mapping=True
-        )
+        most = self.most
+        found = tokenizer(text, truncation=True, max_length=most, padding=False, return_offsets_mapping=True)
         ends = [end if end > start else 0 for start, end in found["offset_mapping"]]  # 0: of the tokenizer
-        rest = text[max(ends, default=0) :].strip() if len(ends) >= min(limits) else ""
+        rest = text[max(ends, default=0) :].strip() if len(ends) >= most else ""
         ids = list(found["input_ids"]) or [_filler(tokenizer)]
-        return _Tokens(ids, [weights[end - 1] if end else 1.0 for end in ends] or [1.0], rest)
+        return _Tokens(ids, [weights[end - 1] if end else 1.0 for end in ends] or [1.0], text, ends, rest)
+
+    @property
+    def most(self) -> int:
+        """Return how many tokens of a prompt are read."""
+        tokenizer, model = self.parts()
+        n: int = min(self.max_tokens, tokenizer.model_max_length, _positions(model.config))
+        return n
 
     @torch.no_grad()
     def _states(self, ids: list[list[int]]) -> Tensor:  # (prompt, token) -> (prompt, token, width)
-        _, model = self._parts()
+        tokenizer, model = self.parts()
         rows = torch.tensor(ids)
-        output: Tensor = model(input_ids=rows, attention_mask=torch.ones_like(rows)).last_hidden_state
+        mask = torch.ones_like(rows)
+        if self.padded:
+            if tokenizer.pad_token_id is None or tokenizer.padding_side != "right":
+                raise InputError(f"text encoder {self.name}: has no padding to the right; give padded: false")
+            n_more = self.most - rows.shape[1]
+            rows = torch.nn.functional.pad(rows, (0, n_more), value=tokenizer.pad_token_id)
+            mask = torch.nn.functional.pad(mask, (0, n_more))
+        output: Tensor = model(input_ids=rows, attention_mask=mask).last_hidden_state
         return output.float()
 
-    def _parts(self) -> tuple[Any, Any]:
+    def parts(self) -> tuple[Any, Any]:
+        """Return the tokenizer and the model."""
         if self._loaded is None:
             self._loaded = _load(self.name, self.folder)
         return self._loaded
@@ -141,6 +199,8 @@ class TextEncoder:
 class _Tokens(NamedTuple):
     ids: list[int]
     weights: list[float]
+    text: str  # without brackets
+    ends: list[int]  # of each token in it; 0 of those that stand for nothing there
     rest: str
 
 

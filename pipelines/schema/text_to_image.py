@@ -19,6 +19,8 @@ from pipelines.schema.block import (
     Whole,
 )
 
+Method = Literal["ancestral", "ddim", "flow", "ddpm", "dpm", "unipc"]
+
 
 class PrepareCaptions(Block):
     """Which pictures, what is held out, and how the others are split."""
@@ -70,6 +72,7 @@ class Text(Block):
 
     encoder: str
     max_tokens: Annotated[Integer, Field(ge=4)]
+    padded: bool
 
 
 class TrainLatentDiffusion(Learning):
@@ -83,6 +86,7 @@ class TrainLatentDiffusion(Learning):
     prediction: Literal["eps", "v"]
     dropout: Fraction
     text_drop: Fraction
+    precision: Literal["half", "single", "double"]
 
     @model_validator(mode="after")
     def _noise_rises(self) -> "TrainLatentDiffusion":
@@ -107,7 +111,21 @@ class PaintCaptions(Block):
     n: Count
     guidance: Real
     steps: Several
-    method: Literal["ancestral", "ddim", "flow", "ddpm", "dpm", "unipc"]
+    method: Method
+
+
+class ShowCaptions(Block):
+    """What is shown of the model at work: pictures by guidance, between two prompts, and step by step."""
+
+    prompts: Annotated[list[str], Field(min_length=1)]
+    seeds: Count
+    guidance: Annotated[list[Real], Field(min_length=1)]
+    steps: Several
+    method: Method
+    between: tuple[str, str]
+    columns: Several
+    film_guidance: Real
+    film_steps: Several
 
 
 class Params(Block):
@@ -121,3 +139,4 @@ class Params(Block):
     train_latent_diffusion: TrainLatentDiffusion
     evaluate_captions: EvaluateCaptions
     paint_captions: PaintCaptions
+    show_captions: ShowCaptions
