@@ -41,15 +41,15 @@ def evaluate(
 
     from genmodels.artifacts import load_model, read_config, read_log_z
     from genmodels.estimators import likelihood
+    from genmodels.estimators.route import Effort
     from genmodels.protocols import levels_of
     from genmodels.streams import Key
 
     model, config = load_model(model_dir), read_config(model_dir)
     v = torch.from_numpy(_held_out(data, model_dir, config["data"], levels_of(model), seed)).float()
-    routes = likelihood.routes(
-        model, v, Key(seed, "evaluate"), likelihood.with_enumeration(model, read_log_z(model_dir))
-    )
-    estimate = routes[0].mean()
+    log_z = likelihood.with_enumeration(model, read_log_z(model_dir))
+    effort = Effort(posterior_images=0)  # the first route is what is printed
+    estimate = likelihood.routes(model, v, Key(seed, "evaluate"), log_z, effort)[0].mean()
     print(json.dumps(estimate.to_dict(), sort_keys=True) if as_json else estimate)
 
 

@@ -361,6 +361,21 @@ class HasLogWeights(Protocol):
 
 
 @runtime_checkable
+class HasEncoded(Protocol):
+    """A latent-variable model whose encoder draws z from an image and standard normal numbers."""
+
+    n_latent: int  # how many of them
+
+    def encode(self, x: Tensor) -> Any:
+        """Return what the encoder makes of images, once for all draws  # (image, site)."""
+        ...
+
+    def log_weight(self, x: Tensor, encoded: Any, eps: Tensor) -> Tensor:
+        """Return log q(x, z) − log q(z|x) at z = z(ε)  # (image, site), (image, n_latent) -> (image,)."""
+        ...
+
+
+@runtime_checkable
 class HasBoundTerms(Protocol):
     """A diffusion model: its bound is the sum of three costs."""
 

@@ -12,7 +12,7 @@ from genmodels.artifacts import load_model, write_json
 from genmodels.data import captions
 from genmodels.estimate import Estimate, over_images
 from genmodels.estimators import importance_weighted, variational
-from genmodels.estimators.likelihood import Route
+from genmodels.estimators.route import Route
 from genmodels.networks.noise import BoundTerms
 from genmodels.prompts import encoder_of
 from genmodels.streams import Key

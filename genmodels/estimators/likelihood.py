@@ -1,25 +1,29 @@
 """The likelihood of images under any model, by every route that the model offers."""
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from genmodels.estimate import Estimate, Kind, over_images, undetermined
+from genmodels.estimate import Estimate, Kind
 from genmodels.estimators import (
     dequantised,
     enumeration,
     importance_weighted,
+    latent_annealing,
     posterior,
+    probability_flow,
     sequential,
     variational,
 )
+from genmodels.estimators.route import Effort, Report, Route
 from genmodels.protocols import (
     HasBoundTerms,
     HasComponents,
+    HasEncoded,
+    HasFlow,
     HasLogProb,
     HasLogUnnormalised,
     HasLogUnnormalisedBound,
@@ -30,83 +34,6 @@ from genmodels.protocols import (
 from genmodels.streams import Key
 
 ENUMERATION = "enumeration"
-BINARY = "log_likelihood"  # nats per image of black and white pixels: greater is better
-GREY = "bits_per_dimension"  # of pixels of more levels: smaller is better
-_BITS: dict[Kind, Kind] = {"lower": "upper", "upper": "lower"}
-Report = Callable[[int, int], None]
-
-
-class Effort(NamedTuple):
-    """How many random numbers the estimators may spend."""
-
-    importance_samples: int = 1000  # K, a VAE's samples of z per image
-    noise_levels: int = 16  # a diffusion model's noise levels per image and repeat
-    noise_repeats: int = 8
-    dequantisation_samples: int = 64  # a Gaussian mixture's draws of u per image
-    posterior_images: int = 100  # of which a deep machine's hidden layers are annealed, the first ones
-    posterior_particles: int = 20  # per image
-    posterior_steps: int = 200
-
-
-class Route(NamedTuple):
-    """log q of each image by one method.
-
-    Attributes:
-        name: "" for the number that stands for the model, else what tells this route from it.
-        values: Nats; None where log Z is not determined  # (image,)
-        variances: Of each value, from random numbers that are independent between images  # (image,)
-        shared: Standard error that all values have in common, that of log Z.
-        kind: exact | lower | estimate | undetermined.
-        method: How, in words that fit a table cell.
-        reason: Why there are no values.
-        levels: K, of the images' pixels.
-        n_sites: D, pixels of an image.
-    """
-
-    name: str
-    values: np.ndarray | None
-    variances: np.ndarray | None
-    shared: float
-    kind: Kind
-    method: str
-    reason: str = ""
-    levels: int = 2
-    n_sites: int = 0
-
-    @property
-    def quantity(self) -> str:
-        """Return the name of what `mean` is: numbers of different names never stand in one column."""
-        return BINARY if self.levels == 2 else GREY
-
-    def mean(self) -> Estimate:
-        """Return the mean over images: nats per image, or bits per dimension where levels are more than two.
-
-        −log q(x)/(D log 2) bits per dimension are a cost: a lower bound on the likelihood bounds them from
-        above. Nothing is subtracted for the width of a level: q is a probability, not a density.
-        """
-        bits = self.levels != 2
-        unit, method = ("nats per image", self.method)
-        if bits:
-            unit, method = "bits per dimension", f"{self.method}, {self.levels} levels"
-        if self.values is None:
-            return undetermined(self.reason, unit=unit, n=0, method=method)
-        scale = -1.0 / (self.n_sites * math.log(2.0)) if bits else 1.0
-        weights = np.full(len(self.values), 1.0 / len(self.values))
-        return over_images(
-            scale * self.values,
-            kind=_BITS.get(self.kind, self.kind) if bits else self.kind,
-            method=method,
-            stderr_estimator=abs(scale) * self.error(weights),
-            own_variance=scale**2 * self._own_variance(weights),
-            unit=unit,
-        )
-
-    def error(self, weights: np.ndarray) -> float:
-        """Return the estimator's standard error of Σ_i w_i log q(x_i), with Σ w = 1."""
-        return math.hypot(math.sqrt(self._own_variance(weights)), self.shared)
-
-    def _own_variance(self, weights: np.ndarray) -> float:
-        return 0.0 if self.variances is None else float((weights**2 * self.variances).sum())
 
 
 def routes(
@@ -124,8 +51,9 @@ def routes(
     Gaussians: conditionals renormalised on the levels, exact; and the bound by uniform dequantisation. Models
     with a tractable likelihood: exact. Energy models: with the exact log Z where the smaller side can be
     summed, and with each estimated one; deep ones by the mean-field bound, which with an estimated log Z is
-    the estimate of a bound, and by its gap annealed for some images. VAE: the importance-weighted bound, and
-    the plain one; none of a decoder that gives densities. Diffusion: the discretised variational bound.
+    the estimate of a bound, and by its gap annealed for some images. VAE: the importance-weighted bound, the
+    plain one, and for some images with more samples and by annealing; none of a decoder that gives densities.
+    Diffusion: the discretised variational bound, and for some grey images the probability flow.
 
     Args:
         model: A Model.
@@ -211,13 +139,13 @@ def _deep(model: Any, x: Tensor, log_z: Mapping[str, Estimate], key: Key, effort
     if first.values is None or not isinstance(model, HasMeanField):
         return
     n = min(effort.posterior_images, len(x))
+    if n < 2:
+        return
     sizes = effort.posterior_particles, effort.posterior_steps
-    gaps = (
-        posterior.anneal(model, x[:n], *sizes, key.child("posterior")).log_unnormalised - bound[:n]
-    ).numpy()
-    error = math.hypot(first.shared, gaps.std(ddof=1) / math.sqrt(n)) if n > 1 else first.shared
+    annealed = posterior.anneal(model, x[:n], *sizes, key.child("posterior")).log_unnormalised
+    better = first.values[:n] + (annealed - bound[:n]).numpy()
     method = f"bound and its gap, annealed for {n} images, {first.method}"
-    yield Route("annealed", first.values + gaps.mean(), None, error, "estimate", method)
+    yield first.moved("annealed", better, "estimate", method)
 
 
 def _normalised(name: str, unnormalised: np.ndarray, log_z: Estimate) -> Route:
@@ -234,12 +162,30 @@ def _autoencoder(model: Any, x: Tensor, key: Key, effort: Effort, progress: Repo
         return
     n = effort.importance_samples
     weighted, elbo = importance_weighted.bounds(model, x, key.child("weights"), n, progress)
-    yield Route("", *weighted, 0.0, "lower", f"importance-weighted bound, K = {n}")
+    first = Route("", *weighted, 0.0, "lower", f"importance-weighted bound, K = {n}")
+    yield first
     yield Route("elbo", *elbo, 0.0, "lower", "evidence lower bound")
+    some, more = min(effort.more_images, len(x)), effort.more_samples
+    if some > 1 and more > n:  # the first n of these samples are those above
+        better, _ = importance_weighted.bounds(model, x[:some], key.child("weights"), more).weighted
+        method = f"importance-weighted bound and what K = {more} adds for {some} images"
+        yield first.moved("more_samples", better, "lower", method)
+    some = min(effort.posterior_images, len(x))
+    if some > 1 and isinstance(model, HasEncoded):
+        sizes = effort.posterior_particles, effort.posterior_steps
+        annealed = latent_annealing.anneal(model, x[:some], key.child("anneal"), *sizes)
+        method = f"importance-weighted bound and what annealing z adds for {some} images"
+        yield first.moved("annealed", annealed.log_prob, "lower", method)
 
 
 def _diffusion(model: Any, x: Tensor, key: Key, effort: Effort, progress: Report | None) -> Iterator[Route]:
     sizes = effort.noise_levels, effort.noise_repeats
-    values, variances, _ = variational.bound(model, x, key.child("noise"), *sizes, progress)
+    values, variances, terms = variational.bound(model, x, key.child("noise"), *sizes, progress)
     time = "continuous time" if model.T is None else f"T = {model.T}"
-    yield Route("", values, variances, 0.0, "lower", f"variational bound, {time}")
+    first = Route("", values, variances, 0.0, "lower", f"variational bound, {time}", terms=terms)
+    yield first
+    some = min(effort.posterior_images, len(x))
+    if some > 1 and levels_of(model) > 2 and isinstance(model, HasFlow):
+        better, _ = probability_flow.bound(model, x[:some], key.child("flow"), n_repeats=2)
+        method = f"variational bound and what the probability flow adds for {some} images"
+        yield first.moved("probability_flow", better, "lower", method)

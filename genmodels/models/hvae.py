@@ -79,6 +79,7 @@ class HVAE(nn.Module):
             "free_bits": free_bits, "kl_warm_up": kl_warm_up,
         }  # fmt: skip
         self.latents, self.free_bits, self.kl_warm_up = tuple(latents), free_bits, kl_warm_up
+        self.n_latent = sum(latents)
         self.n_sites = math.prod(shape)
         self.pixels = pixels(decoder, levels)
         self.domain: Domain = self.pixels.domain
@@ -178,6 +179,15 @@ class HVAE(nn.Module):
             weights = [rung.prior.log_prob(rung.z) - rung.posterior.log_prob(rung.z) for rung in rungs]
             parts.append(sum(weights, self.log_likelihood(x[:, None, :], rungs[-1].z)))
         return torch.cat(parts, 1)
+
+    def log_weight(self, x: Tensor, encoded: Sequence[Tensor], eps: Tensor) -> Tensor:
+        """Return log q_θ(x, z_{1:L}) − log q_φ(z_{1:L}|x) at z(ε), ε of all layers from the image up.
+
+        # (image, site), (image, n_latent) -> (image,), nats
+        """
+        rungs = list(self.descend(encoded, torch.split(eps, list(self.latents), -1)))
+        weights = [rung.prior.log_prob(rung.z) - rung.posterior.log_prob(rung.z) for rung in rungs]
+        return sum(weights, self.log_likelihood(x, rungs[-1].z))
 
     def loss(self, x: Tensor, generator: torch.Generator, step: int = 0) -> Loss:
         """Return what is minimised after `step` steps, and the terms of the bound  # (image, site)."""

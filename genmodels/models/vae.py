@@ -59,6 +59,7 @@ class VAE(nn.Module):
             "kl_warm_up": kl_warm_up,
         }  # fmt: skip
         self.latent, self.free_bits, self.kl_warm_up = latent, free_bits, kl_warm_up
+        self.n_latent = latent
         self.n_sites = math.prod(shape)
         self.pixels = pixels(decoder, levels)
         self.domain: Domain = self.pixels.domain
@@ -100,6 +101,12 @@ class VAE(nn.Module):
         at_once = max(1, _AT_ONCE // (len(x) * self._footprint))
         parts = [self.log_likelihood(x[:, None, :], part) for part in torch.split(z, at_once, 1)]
         return torch.cat(parts, 1) + DiagonalNormal.standard(x).log_prob(z) - encoded.log_prob(z)
+
+    def log_weight(self, x: Tensor, encoded: DiagonalNormal, eps: Tensor) -> Tensor:
+        """Return log q_θ(x, z) − log q_φ(z|x) at z = μ + σε  # (image, site), (image, latent) -> (image,)."""
+        z = encoded.draw(eps)
+        prior = DiagonalNormal.standard(x).log_prob(z)
+        return self.log_likelihood(x, z) + prior - encoded.log_prob(z)
 
     def loss(self, x: Tensor, generator: torch.Generator, step: int = 0) -> Loss:
         """Return what is minimised after `step` steps, and the terms of the bound  # (image, site)."""
