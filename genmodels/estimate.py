@@ -98,6 +98,16 @@ def over_images(
     return Estimate(float(array.mean()), total, images, stderr_estimator, kind, "", unit, n, method)
 
 
+def of_share(hits: int, n: int, *, unit: str, method: str) -> Estimate:
+    """Return hits/n with the deviation of the Beta(k + ½, n − k + ½) that k hits in n leave (Jeffreys 1946).
+
+    That is √(p(1 − p)/n) of a binomial, but not 0 where all or none are hits.
+    """
+    a, b = hits + 0.5, n - hits + 0.5
+    error = math.sqrt(a * b / (a + b + 1.0)) / (a + b)
+    return Estimate(hits / n, error, error, None, "estimate", "", unit, n, method)
+
+
 def undetermined(reason: str, *, unit: str, n: int, method: str) -> Estimate:
     """Return the refusal of a number: why, and what would settle it."""
     return Estimate(None, None, None, None, "undetermined", reason, unit, n, method)

@@ -1,4 +1,4 @@
-"""A grid of pictures from one model, a row a class where the model has classes."""
+"""Pictures from one model, and a grid of the first, a row a class where the model has classes."""
 
 import numpy as np
 
@@ -38,7 +38,8 @@ def work(stage: Stage) -> None:
             rows = np.concatenate([each.shown()[0][:_COLUMNS] for each in drawn])
             pictures.grid(rows, shape, path, columns=min(_COLUMNS, per_class))
         else:
-            pictures.panels(drawn[0].shown(), shape, path)
+            shown = stage.params.sample.shown
+            pictures.panels([part[:shown] for part in drawn[0].shown()], shape, path)
     stage.run.picture(out / f"{stage.model}.png")
 
 

@@ -97,7 +97,8 @@ def test_deps_cover_what_a_stage_could_import(any_entries: dict[str, dag.Entry])
 def test_no_stage_depends_on_another_models_file(entries: dict[str, dag.Entry]) -> None:
     for name, entry in entries.items():
         models = {dep.stem for dep in entry.deps if dep.parts[:2] == ("genmodels", "models")}
-        own = {name.split("@")[1]} if "@" in name else set()
+        judged = name.startswith("judge_samples@")  # which looks at pictures, whoever drew them
+        own = {name.split("@")[1]} if "@" in name and not judged else set()
         assert models == own, name
 
 

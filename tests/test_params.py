@@ -178,7 +178,7 @@ def test_what_pyyaml_takes_for_text_is_still_a_number(tmp_path: Path) -> None:
 
 def test_every_key_counts_in_a_stage() -> None:
     """No stage reads a parameter that dvc.yaml does not list: each block belongs to the stage of its name."""
-    owners = {"prepare": "data"}
+    owners = {"prepare": "data", "judge_samples": "sample"}
     others = ("digits", "learning_rules", "mnist", "spin_glass", "text_to_image")
     for file in ("dvc.yaml", *(f"pipelines/{name}/dvc.yaml" for name in others)):
         stages = yaml.safe_load((ROOT / file).read_text())["stages"]

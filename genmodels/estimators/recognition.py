@@ -1,12 +1,10 @@
 """Whether pictures show what was asked for: a classifier of real pictures says what each of them is."""
 
-import math
-
 import numpy as np
 from sklearn.svm import SVC
 
 from genmodels.errors import InputError
-from genmodels.estimate import Estimate
+from genmodels.estimate import Estimate, of_share
 
 _C = 10.0  # softness of the margin; handwritten digits hardly mind
 
@@ -34,10 +32,7 @@ class Classifier:
         return found
 
     def share(self, pixels: np.ndarray, labels: np.ndarray) -> Estimate:
-        """Return the share of pictures that show the class of their label.
-
-        Its error is the deviation of the Beta(k + ½, n − k + ½) that k successes in n leave (Jeffreys 1946):
-        √(p(1 − p)/n) of a binomial, but not 0 where all or none are right.
+        """Return the share of pictures that show the class of their label, with its error.
 
         Raises:
             InputError: no pictures.
@@ -46,7 +41,5 @@ class Classifier:
         if n == 0:
             raise InputError("recognition: no pictures to look at, give at least 1")
         hits = int((self.classes(pixels) == labels).sum())
-        a, b = hits + 0.5, n - hits + 0.5
-        error = math.sqrt(a * b / (a + b + 1.0)) / (a + b)
         method = f"support vector machine, trained on {self.n} real images"
-        return Estimate(hits / n, error, error, None, "estimate", "", "share", n, method)
+        return of_share(hits, n, unit="share", method=method)

@@ -271,19 +271,34 @@ class EstimateLogZ(Block):
 
 
 class Evaluate(Block):
-    """Effort of the likelihood estimators."""
+    """Effort of the likelihood estimators; what is costly is done for the first images only."""
 
     images: Count | None
     importance_samples: Several
+    more_samples: Several
+    more_images: Whole
     noise_levels: Count
     noise_repeats: Several
     dequantisation_samples: Several
+    posterior_images: Whole
+    posterior_particles: Several
+    posterior_steps: Count
 
 
 class Sample(Block):
-    """The pictures drawn."""
+    """The pictures drawn, and how many of them the grid shows."""
 
-    n: Count
+    n: Annotated[Integer, Field(ge=3)]
+    shown: Count
+
+
+class Classifier(Block):
+    """The classifier in whose features samples are judged."""
+
+    track: Track
+    hidden: list[Count] = Field(min_length=1)
+    clusters: Several
+    epochs: Count
 
 
 class Params(Block):
@@ -295,5 +310,6 @@ class Params(Block):
     fit_baselines: Baselines
     train: Train
     estimate_log_z: EstimateLogZ
+    train_classifier: Classifier
     evaluate: Evaluate
     sample: Sample

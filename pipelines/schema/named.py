@@ -157,25 +157,13 @@ class LogZ(Block):
     jarzynski: Jarzynski
 
 
-class EvaluateEnergies(Block):
-    """Effort of the likelihood estimators, for energy models, autoencoders and a diffusion."""
-
-    images: Count | None
-    importance_samples: Several
-    noise_levels: Count
-    noise_repeats: Several
-    dequantisation_samples: Several
-    posterior_images: Several
-    posterior_particles: Count
-    posterior_steps: Count
-
-
 class Named(Block):
     """What these pipelines have in common."""
 
     seed: Whole
     threads: Count
     data: images.Data
+    train_classifier: images.Classifier
     fit_baselines: dict[Name, Baseline]
     train: dict[Name, Trained]
 
@@ -185,7 +173,7 @@ class BinarisedMNIST(Named):
 
     pipeline: Literal["mnist"]
     estimate_log_z: dict[Name, LogZ]
-    evaluate: EvaluateEnergies
+    evaluate: images.Evaluate
     sample: images.Sample
 
 
