@@ -10,6 +10,18 @@ from genmodels.ranking import ranked
 
 # What a likelihood is called, by its quantity: binary and grey images never share a column.
 HEADINGS = {"log_likelihood": "log-likelihood", "bits_per_dimension": "bits per dimension"}
+# Measures of samples, and what heads their columns: a name's last part is the space that it is measured in.
+_QUALITIES = {
+    "frechet_distance.classifier": "Fréchet\nfeatures",
+    "precision.classifier": "precision\nfeatures",
+    "recall.classifier": "recall\nfeatures",
+    "density.classifier": "density\nfeatures",
+    "coverage.classifier": "coverage\nfeatures",
+    "adversarial_accuracy_held_out.pixels": "told from\nheld out",
+    "adversarial_accuracy_training.pixels": "told from\ntraining",
+    "copying.pixels": "copying\npixels",
+}
+_SPACES = (".classifier", ".pixels")
 _SIDES = {
     "log_likelihood": "held-out log-likelihood of binary images, nats per image, larger is better",
     "bits_per_dimension": "held-out grey images, bits per dimension, smaller is better",
@@ -62,6 +74,7 @@ def _quantities(table: Mapping[str, Any]) -> list[str]:
 def _of_one(table: Mapping[str, Any], name: str) -> Iterator[Table]:
     yield from (_full(table, quantity) for quantity in _quantities(table))
     yield _rest(table, name)
+    yield _samples(table)
 
 
 def _full(table: Mapping[str, Any], wanted: str) -> Table:
@@ -81,11 +94,33 @@ def _rest(table: Mapping[str, Any], name: str) -> Table:
     for heading in ("model", "quantity", "value", "kind", "how"):
         shown.add_column(heading, justify="right" if heading == "value" else "left")
     for row in table["rows"]:
-        if row["name"].partition(".")[0] not in HEADINGS:
+        if row["name"].partition(".")[0] not in HEADINGS and not row["name"].endswith(_SPACES):
             how = row["method"] if row["value"] is not None else row["reason"]
             words = row["name"].replace("_", " ").replace(".", ", ")
             shown.add_row(row["model"].replace("_", " "), words, number(row), row["kind"], how)
     return shown
+
+
+def _samples(table: Mapping[str, Any]) -> Table:
+    """Return what is measured of samples, a line a model, as ranked by likelihood; real images below."""
+    by_name = {(row["model"], row["name"]): row for row in table["rows"] if row["name"] in _QUALITIES}
+    order = [row["model"] for quantity in _quantities(table) for row in ranked(table["rows"], quantity)]
+    title = "samples beside real images (½ is best of the last three); the report says what is what"
+    shown = Table(title=title, title_justify="left", header_style="bold")
+    shown.add_column("model", no_wrap=True)
+    for heading in _QUALITIES.values():
+        shown.add_column(heading, justify="right")
+    for model in dict.fromkeys([*order, *(model for model, _ in by_name)]):
+        cells = [_of_samples(by_name.get((model, name))) for name in _QUALITIES]
+        if any(cells):
+            shown.add_row(model.replace("_", " "), *cells)
+    return shown
+
+
+def _of_samples(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    return "–" if row["value"] is None else f"{row['value']:.2f}±{row['stderr'] or 0.0:.2f}"
 
 
 def _side_by_side(tables: Mapping[str, Mapping[str, Any]]) -> Iterator[Table]:

@@ -1,8 +1,8 @@
 """One table of all models, its figures, and a page that carries them all."""
 
 import base64
+import tempfile
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,12 @@ import numpy as np
 
 from genmodels.artifacts import new_file, read_json, write_json
 from genmodels.data import images
-from genmodels.estimate import Estimate, joint_z_score
+from genmodels.ranking import ranked
 from pipelines.stage import Stage, main
-from stages.page import figures
-from stages.page.names import TRACKS, title
+from stages.page import figures, tables
+from stages.page.names import QUALITIES, TRACKS, YARDSTICKS, title
 
 Row = dict[str, Any]
-DIVERGENCES = {"kl": "D(P‖q)", "reverse_kl": "D(q‖P)", "mass_on_support": "q(supp P)"}
-RECOGNISED = {"recognised": "shows the class asked for", "classifier": "the classifier on real images"}
 _SHOWN = 14
 
 
@@ -26,17 +24,23 @@ def work(stage: Stage) -> None:
     """Write out/<pipeline>/report: table.json, report.html and the PNGs in it."""
     out = stage.out / "report"
     results = [read_json(stage.out / "evaluate" / f"{model}.json") for model in stage.models()]
-    looked_at = [read_json(path) for path in sorted((stage.out / "recognise").glob("*.json"))]
+    looked_at = [
+        read_json(path)
+        for made_by in ("recognise", "judge_samples")
+        for path in sorted((stage.out / made_by).glob("*.json"))
+        if path.stem in (*stage.models(), *YARDSTICKS)
+    ]
     rows: list[Row] = [
         {"model": result["model"]} | row for result in results + looked_at for row in result["rows"]
     ]
     tracks = tracks_of(rows)
-    figures.likelihood(tracks, out / "likelihood.png")
     prepared = images.load(stage.out / "prepare" / "images")
     levels = {result["model"]: result["data"]["levels"] for result in results}
+    chains = {path.stem: read_json(path) for path in sorted((stage.out / "estimate_log_z").glob("*.json"))}
+    figures.likelihood(tracks, out / "likelihood.png")
     figures.samples(_pictures(stage, prepared, levels), prepared.shape, out / "samples.png")
     figures.curves(_curves(stage), out / "curves.png")
-    chains = {path.stem: read_json(path) for path in sorted((stage.out / "estimate_log_z").glob("*.json"))}
+    figures.quality(_judged(rows, _order(tracks)), out / "quality.png")
     if chains:
         paths = {model: _log_z(model, rows, methods) for model, methods in chains.items()}
         figures.log_z(paths, out / "log_z.png")
@@ -51,9 +55,20 @@ def work(stage: Stage) -> None:
 
 
 def tracks_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return the likelihoods by their quantity, of binary images and of grey ones, where there are any."""
-    found = {name: [row for row in rows if row["name"].partition(".")[0] == name] for name in TRACKS}
+    """Return the likelihoods by their quantity, of binary images and of grey ones, best first."""
+    found = {name: ranked(rows, name) for name in TRACKS}
     return {name: mine for name, mine in found.items() if mine}
+
+
+def _order(tracks: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Return the models as they are ranked."""
+    return list(dict.fromkeys(row["model"] for mine in tracks.values() for row in mine))
+
+
+def _judged(rows: Sequence[Row], order: Sequence[str]) -> list[Row]:
+    """Return what is measured of samples, models as they are ranked, real images last."""
+    places = {model: place for place, model in enumerate((*order, *YARDSTICKS))}
+    return sorted((row for row in rows if row["name"] in QUALITIES), key=lambda row: places[row["model"]])
 
 
 def _log_z(model: str, rows: Sequence[Row], methods: Mapping[str, Any]) -> figures.LogZ:
@@ -94,9 +109,14 @@ def _page(
     stage: Stage, data: Mapping[str, Any], rows: Sequence[Row], tracks: Mapping[str, Sequence[Row]]
 ) -> str:
     statistics = read_json(stage.out / "prepare" / "statistics.json")
-    report = stage.out / "report"
-    shown = {name: report / f"{name}.png" for name in ("likelihood", "samples", "curves", "log_z")}
+    report, order = stage.out / "report", _order(tracks)
+    shown = {name: report / f"{name}.png" for name in ("likelihood", "samples", "curves", "log_z", "quality")}
     shown["preview"] = stage.out / "prepare" / "preview.png"
+    pictures = {name: _embedded(path) for name, path in shown.items() if path.exists()}
+    if "target" in statistics:
+        pictures |= _divergence(_curves(stage), statistics["target"]["entropy"])
+    names, judged = tables.quality(_judged(rows, order), order)
+    near = {title(model): stage.out / "judge_samples" / f"{model}.png" for model in (*order, *YARDSTICKS)}
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "page"),
         autoescape=True,
@@ -108,54 +128,33 @@ def _page(
             "height": data["shape"][0], "width": data["shape"][1], "n_images": rows[0]["n"],
             **{f"n_{name}": count for name, count in statistics["n"].items()},
         },
-        tracks=[(name, TRACKS[name], [_cells(row) for row in mine]) for name, mine in tracks.items()],
-        divergences=[_cells(row) for row in rows if row["name"].split(".")[0] in DIVERGENCES],
-        log_z=[_cells(row) for row in rows if row["name"].startswith("log_z")],
-        agreement=_agreement(rows),
-        recognised=[_cells(row) for row in rows if row["name"].split(".")[0] in RECOGNISED],
-        pictures={name: _embedded(path) for name, path in shown.items() if path.exists()},
-        grids=[(title(model), _embedded(stage.out / "sample" / f"{model}.png")) for model in stage.models()],
+        tracks=[(name, TRACKS[name], tables.likelihoods(mine)) for name, mine in tracks.items()],
+        terms=[tables.cells(row) for row in rows if row["name"].startswith("bound_terms")],
+        divergences=[tables.cells(row) for row in rows if row["name"].split(".")[0] in tables.DIVERGENCES],
+        log_z=[tables.cells(row) for row in rows if row["name"].startswith("log_z")],
+        agreement=tables.agreement(rows),
+        recognised=[tables.cells(row) for row in rows if row["name"] in tables.RECOGNISED],
+        qualities=[QUALITIES[name] for name in names], judged=judged, space=_space(stage),
+        nearest=[(name, _embedded(path)) for name, path in near.items() if path.exists()],
+        pictures=pictures,
+        grids=[(title(model), _embedded(stage.out / "sample" / f"{model}.png")) for model in order],
     )  # fmt: skip
 
 
-def _cells(row: Row) -> dict[str, Any]:
-    quantity, _, route = row["name"].partition(".")
-    words = route.replace("_", " ")
-    further = bool(route) and quantity in TRACKS
-    return {
-        "title": title(row["model"]) + (f", {words}" if further else ""),
-        "quantity": f"{(DIVERGENCES | RECOGNISED).get(quantity, '')} {words}".strip(),
-        "further": further,
-        "value": "not determined" if row["value"] is None else f"{row['value']:.3f}",
-        "stderr_images": _error(row["stderr_images"]),
-        "stderr_estimator": _error(row["stderr_estimator"]),
-        "kind": row["kind"],
-        "method": row["method"] if row["value"] is not None else row["reason"],
-    }
+def _divergence(files: Mapping[str, Path], entropy: float) -> dict[str, str]:
+    """Return the figure of D(P‖q) while models learn: in the page only, as most data have no known P."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "divergence.png"
+        return {"divergence": _embedded(path)} if figures.divergence(files, entropy, path) else {}
 
 
-def _error(value: float | None) -> str:
-    return "" if value is None else "0" if value == 0.0 else f"{value:.2g}"
-
-
-def _agreement(rows: Sequence[Row]) -> str:
-    """Return a sentence on how far the routes to one log Z lie apart."""
-    known = [row for row in rows if row["name"].startswith("log_z") and row["value"] is not None]
-    pairs = [
-        f"{title(a['model'])}, {_route(a)} and {_route(b)}: "
-        f"{joint_z_score(Estimate.from_dict(a), Estimate.from_dict(b)):.1f}"
-        for a, b in combinations(known, 2)
-        if a["model"] == b["model"]
-    ]
-    return (
-        "Distance in joint standard errors, of which 3 would be too many. " + "; ".join(pairs) + "."
-        if pairs
-        else ""
-    )
-
-
-def _route(row: Row) -> str:
-    return str(row["name"].removeprefix("log_z.").replace("_", " "))
+def _space(stage: Stage) -> str:
+    path = stage.out / "train_classifier" / "classifier.json"
+    if not path.exists():
+        return ""
+    described = read_json(path)
+    right = [f", right on {row['value']:.1%} of held-out images" for row in described["rows"]]
+    return str(described["space"]) + "".join(right)
 
 
 def _embedded(path: Path) -> str:

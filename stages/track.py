@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from genmodels import runs
-from genmodels.estimate import Estimate
-from pipelines import dag, execution, params, tracking
+from pipelines import dag, execution, params, summary, tracking
 from pipelines.spool import milliseconds, spools_in
 from pipelines.stage import arguments, one_line_errors, out_folder
+
+_BATCH = 1000  # MLflow's limit of metrics in a batch
 
 
 def finish(path: Path) -> None:
@@ -41,7 +42,7 @@ def _close(folder: Path, path: Path) -> None:
         if entry.name not in executed and entry.name != "track":
             _back_fill(client, experiment, parent, entry)
     (table,) = (dep for dep in entries["track"].deps if dep.name == "table.json")
-    _summarise(client, parent, path, table)
+    _summarise(client, experiment, parent, path, table)
     client.set_terminated(parent, "FINISHED")
     shutil.rmtree(folder)
 
@@ -69,21 +70,23 @@ def _back_fill(client: Any, experiment: str, parent: str, entry: dag.Entry) -> N
     client.set_terminated(run.info.run_id, "FINISHED")
 
 
-def _summarise(client: Any, parent: str, path: Path, table: Path) -> None:
-    """Put on the parent the numbers of the pipeline's table, what is shown beside it, and all parameters."""
+def _summarise(client: Any, experiment: str, parent: str, path: Path, table: Path) -> None:
+    """Put the table, its pictures, all parameters and the data on the parent; and a run a model below it."""
     from mlflow.entities import Metric, Param, RunTag
 
-    now, metrics = milliseconds(), []
-    rows = json.loads(table.read_text())["rows"]
-    for row in rows:
-        number = Estimate.from_dict(row)
-        if number.value is not None:
-            metrics.append(Metric(f"{row['model']}.{row['name']}", number.value, now, 0))
-        if number.stderr is not None:
-            metrics.append(Metric(f"{row['model']}.{row['name']}.stderr", number.stderr, now, 0))
+    now, content = milliseconds(), json.loads(table.read_text())
+    numbers = summary.metrics_of(content["rows"])
+    metrics = [Metric(f"{model}.{name}", value, now, 0) for model, name, value in numbers]
     flat = params.flat(params.read(path))
     tags = [RunTag("mlflow.source.git.commit", _commit())] if _commit() else []
-    client.log_batch(parent, metrics, [Param(key, str(value)) for key, value in flat.items()], tags)
+    for first in range(0, len(metrics), _BATCH):
+        client.log_batch(parent, metrics[first : first + _BATCH])
+    client.log_batch(parent, params=[Param(key, str(value)) for key, value in flat.items()], tags=tags)
+    summary.log_table(client, parent, content)
+    children = []
+    if "data" in content:  # a table of models, and not of samplers
+        children = summary.log_models(client, experiment, parent, content["rows"], flat)
+    summary.log_data(client, [parent, *children], out_folder(path) / "prepare")
     for picture in sorted(table.parent.glob("*.png")):
         client.log_artifact(parent, str(picture))  # at the top, where MLflow's comparison page looks for them
     for file in (table.parent / "report.html", table):

@@ -93,7 +93,8 @@ def test_nothing_listens_where_the_work_is_in_process(twins: Twins) -> None:
 
 def test_the_report_is_one_file_with_every_picture(twins: Twins) -> None:
     page = (twins[0].folder / "out/main/report/report.html").read_text()
-    assert page.count('src="data:image/png;base64,') == 5 + len(MODELS)
+    near = len(MODELS) + 2  # the nearest training images, of two kinds of real images too
+    assert page.count('src="data:image/png;base64,') == 6 + len(MODELS) + near
     assert "http://" not in page
     assert "https://" not in page
     assert "<script" not in page
@@ -166,7 +167,7 @@ def test_one_parameter_reruns_one_model_and_its_dependents(twins: Twins) -> None
     second = twins[1]
     second.change({"train.vae.latent": 5})
     stages = second.repro(GENMODELS_WORKERS="0")
-    assert sorted(stages[:-2]) == ["evaluate@vae", "sample@vae", "train@vae"]
+    assert sorted(stages[:-2]) == ["evaluate@vae", "judge_samples@vae", "sample@vae", "train@vae"]
     assert stages[-2:] == ["report", "track"]
 
 

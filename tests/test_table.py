@@ -53,6 +53,22 @@ def test_a_refusal_is_printed_with_its_reason_and_never_ranked(capsys: pytest.Ca
     assert printed.count("not determined") == 2
 
 
+def test_samples_are_a_line_a_model_with_real_images_below(capsys: pytest.CaptureFixture[str]) -> None:
+    judged = [
+        row(model, name, value, "share")
+        for model, value in (("validation_images", 0.5), ("worst", 0.25), ("best", None))
+        for name in ("recall.classifier", "copying.pixels")
+    ]
+    table.show({"main": {"data": DATA, "rows": ROWS + judged}})
+    printed = capsys.readouterr().out
+    below = printed[printed.index("samples beside real images") :]
+    lines = [line for line in below.splitlines() if line.startswith("│")]
+    assert [line.split("│")[1].strip() for line in lines] == ["best", "worst", "validation images"]
+    assert "0.25±0.10" in lines[1]
+    assert "–" in lines[0]
+    assert "recall.classifier" not in printed
+
+
 def test_a_table_of_samplers_needs_no_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     glass = {"rows": [row("glass", "log_z.exchange", 12.25, "nats"), row("glass", "log_z.descent", None)]}
     (tmp_path / "compare_samplers").mkdir()

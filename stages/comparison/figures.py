@@ -4,17 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from genmodels.artifacts import new_file
 from genmodels.estimate import Estimate
+from stages.palette import COLOURS, save
 
 Answers = Mapping[str, Any]  # of one method, or what is exact, for one instance
 _EXACT = "#222222"
@@ -23,13 +18,6 @@ _EXACT = "#222222"
 def words(name: str) -> str:
     """Return a name of the params.yaml in words."""
     return name.replace("_", " ")
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure without the metadata that would tell releases apart, atomically."""
-    with new_file(path) as temporary:
-        figure.savefig(temporary, dpi=110, bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)
 
 
 def overview(
@@ -59,7 +47,7 @@ def _lowest(axes: Axes, n: int, exact: Answers, methods: Mapping[str, Answers]) 
     best = min([*energies.values(), *([exact["best_energy"]["value"]] if "best_energy" in exact else [])])
     _named(axes, methods)
     for index, energy in enumerate(energies.values()):
-        axes.barh(index, (energy - best) / n, color=f"C{index}", height=0.6)
+        axes.barh(index, (energy - best) / n, color=COLOURS[index], height=0.6)
         axes.text((energy - best) / n, index, f" {energy / n:.4f}", va="center", fontsize=8)
     known = "the ground state's" if "best_energy" in exact else "the lowest of all"
     axes.set_xlabel(f"lowest energy per spin, above {known} {best / n:.4f}", fontsize=8)
@@ -83,7 +71,7 @@ def _log_z(axes: Axes, exact: Answers, methods: Mapping[str, Answers], beta: flo
                       va="center", fontsize=8, color="#888888")  # fmt: skip
         else:
             apart = estimate.value - centre
-            axes.errorbar(apart, index, xerr=estimate.stderr, fmt="o", capsize=3, color=f"C{index}")
+            axes.errorbar(apart, index, xerr=estimate.stderr, fmt="o", capsize=3, color=COLOURS[index])
     axes.set_xlabel(f"log Z at β = {beta:g}, less {of} {centre:.3f}, nats", fontsize=8)
     axes.set_yticklabels([])
 
@@ -94,7 +82,7 @@ def _energies(axes: Axes, n: int, methods: Mapping[str, Answers], beta_max: floa
         if points:
             # Where methods agree, each shows through the gaps of the next.
             dashes = (0, (6, index)) if index else "solid"
-            axes.plot(*zip(*points, strict=True), color=f"C{index}", label=words(method), linestyle=dashes)
+            axes.plot(*zip(*points, strict=True), color=COLOURS[index], label=words(method), linestyle=dashes)
     axes.set_xlim(0.0, 1.05 * beta_max)
     axes.set_xlabel("β", fontsize=8)
     axes.set_ylabel("mean energy per spin", fontsize=8)
@@ -108,7 +96,7 @@ def times(seconds: Mapping[str, Mapping[str, float]], methods: Sequence[str], pa
     for index, method in enumerate(methods):
         places = [line + index * height for line in range(len(seconds))]
         lengths = [of.get(method, 0.0) for of in seconds.values()]
-        axes.barh(places, lengths, height, label=words(method), color=f"C{index}")
+        axes.barh(places, lengths, height, label=words(method), color=COLOURS[index])
     middles = [line + 0.4 - height / 2 for line in range(len(seconds))]
     axes.set_yticks(middles, [words(name) for name in seconds])
     axes.set_xlabel("seconds, on the machine that ran it")

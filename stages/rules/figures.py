@@ -4,13 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 
-from genmodels.artifacts import new_file
+from stages.palette import line, save
 
 Curves = Mapping[str, Sequence[Mapping[str, Any]]]  # of one rule, by distribution
 
@@ -29,14 +25,13 @@ def divergence(rules: Mapping[str, Curves], path: Path) -> None:
             points = [point for point in curves[target] if point["value"] is not None]
             steps, values = [point["step"] for point in points], [point["value"] for point in points]
             best = min(points, key=lambda point: float(point["value"]))
-            panel.loglog(steps, values, label=words(rule), color=f"C{number}", linewidth=1.4)
-            panel.plot(best["step"], best["value"], marker="o", markersize=4, color=f"C{number}")
+            style = line(number)
+            panel.loglog(steps, values, label=words(rule), linewidth=1.4, **style)
+            panel.plot(best["step"], best["value"], marker="o", markersize=5, color=style["color"])
         panel.set_title(words(target), fontsize=11)
         panel.set_xlabel("steps of learning")
         panel.set_ylabel("D(P‖q), nats")
         panel.grid(alpha=0.3, which="both", linewidth=0.5)
     axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.tight_layout()
-    with new_file(path) as temporary:
-        figure.savefig(temporary, dpi=110, bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)
+    save(figure, path)
