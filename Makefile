@@ -55,6 +55,7 @@ repro: setup ## run what has changed of the pipeline, then print the table
 	@$(BIN)/python -m pipelines.params params.yaml
 	$(BIN)/dvc repro $(ARGS)
 	@$(BIN)/genmodels compare
+	@$(BIN)/python -m pipelines.costs params.yaml
 	@printf '%s\n' '' \
 		'The report:            out/main/report/report.html' \
 		'Every run, in MLflow:  make ui' \

@@ -1,4 +1,4 @@
-"""A trained model as MLflow loads and serves it: a column of seeds in, one picture for each seed out."""
+"""A trained model as MLflow loads and serves it: seeds in, pictures out; or pixels in, likelihoods out."""
 
 from typing import Any
 
@@ -7,16 +7,29 @@ from mlflow.models import set_model
 
 
 class Pictures(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """predict(DataFrame with an integer column `seed`) -> pixels in [0, 1]  # (seed, site)."""
+    """predict(DataFrame) by its column.
+
+    `seed`, whole numbers -> a picture for each, pixels in [0, 1]  # (seed, site). `pixels`, lists of levels
+    0 … K − 1 -> a DataFrame with the number of each image, "value" in nats, its "stderr" and "kind". A number
+    that is not determined is NaN, and "reason" says why.
+    """
 
     def load_context(self, context: Any) -> None:
         """Load the model folder that was logged as the artifact "model"."""
         from genmodels.artifacts import load_model
 
-        self.model = load_model(context.artifacts["model"])
+        self.folder = context.artifacts["model"]
+        self.model = load_model(self.folder)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints
-        """Return a picture for each seed, the same one for the same seed."""
+        """Return a picture for each seed, the same one for the same seed, or a score for each image."""
+        columns = [name for name in ("seed", "pixels") if name in model_input]
+        given = [name for name in columns if model_input[name].notna().all()]
+        if len(given) != 1:
+            raise ValueError("give one column: seed, a number each, or pixels, a list of levels each")
+        return self._drawn(model_input["seed"]) if given == ["seed"] else self._scored(model_input["pixels"])
+
+    def _drawn(self, seeds: Any) -> Any:
         import numpy as np
 
         from genmodels.generate import generate
@@ -24,8 +37,40 @@ class Pictures(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         from genmodels.streams import Key
 
         here = LocalPlacement()
-        pictures = [generate(self.model, 1, Key(int(seed), "serve"), here) for seed in model_input["seed"]]
+        pictures = [generate(self.model, 1, Key(int(seed), "serve"), here) for seed in seeds]
         return np.concatenate([picture.shown()[0] for picture in pictures])
+
+    def _scored(self, pixels: Any) -> Any:
+        import math
+
+        import numpy as np
+        import pandas
+        import torch
+
+        from genmodels.artifacts import read_log_z
+        from genmodels.estimators import likelihood
+        from genmodels.estimators.route import Effort
+        from genmodels.protocols import levels_of
+        from genmodels.streams import Key
+
+        levels, n_sites = levels_of(self.model), getattr(self.model, "n_visible", self.model.n_sites)
+        v = np.array([np.asarray(each, dtype=np.float64) for each in pixels])
+        if v.ndim != 2 or v.shape[1] != n_sites or not np.isin(v, np.arange(levels)).all():
+            raise ValueError(f"pixels: expected {n_sites} levels from 0 to {levels - 1} for each image")
+        log_z = likelihood.with_enumeration(self.model, read_log_z(self.folder))
+        images = torch.from_numpy(v).float()
+        effort = Effort(posterior_images=0)
+        route = likelihood.routes(self.model, images, Key(0, "serve"), log_z, effort)[0]
+        known = route.values is not None
+        variances = np.zeros(len(v)) if route.variances is None else route.variances
+        return pandas.DataFrame(
+            {
+                "value": route.values if known else np.full(len(v), math.nan),
+                "stderr": np.sqrt(variances + route.shared**2) if known else np.full(len(v), math.nan),
+                "kind": route.kind,
+                "reason": route.reason,
+            }
+        )
 
 
 set_model(Pictures())

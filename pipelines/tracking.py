@@ -13,8 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from genmodels import runs
 from genmodels.artifacts import sha256, write_json
 from pipelines import execution
@@ -24,7 +22,7 @@ from pipelines.spool import Shipped, Spool, Status, spools_in
 _SHIP_EVERY = 3.0  # seconds
 _PATIENCE = 20.0  # seconds that the end of a stage waits for MLflow; what is left is shipped by a later stage
 _BATCH = 1000  # MLflow's limit of metrics in a batch
-_SERVING = ("mlflow", "numpy", "torch", "safetensors", "diffusers", "pillow")
+_SERVING = ("mlflow", "numpy", "torch", "safetensors", "diffusers", "pandas", "pillow")
 
 
 def spools() -> Path:
@@ -254,14 +252,13 @@ def register(client: Any, run_id: str, folder: Path, name: str) -> None:
     import mlflow
     from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema, TensorSpec
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
 
     here = Path(__file__).parent
-    n_sites = int(np.prod(json.loads((folder / "config.json").read_text())["data"]["shape"]))
-    signature = ModelSignature(
-        inputs=Schema([ColSpec("long", "seed")]),
-        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, n_sites))]),
-    )
+    # Pictures or scores come out, by which column goes in: no one schema of outputs would be true.
+    pixels = ColSpec(Array(DataType.double), "pixels", required=False)
+    signature = ModelSignature(inputs=Schema([ColSpec("long", "seed", required=False), pixels]))
     mlflow.set_tracking_uri(runs.uri())
     with _unspoken("mlflow"), mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import chromium
 from conftest import BIN, Checkout, Listeners
 from test_tracking import STAGES, children, parents
 
@@ -54,7 +54,7 @@ def test_every_experiment_has_a_parent_of_its_own_that_none_disturbed(experiment
         mine = children(experiments.folder, run)
         assert len(mine) == STAGES, name
         executed = {stage for stage, child in mine.items() if child.data.tags["dvc.cached"] == "false"}
-        wanted = {"train@vae", "evaluate@vae", "sample@vae", "report"}
+        wanted = {"train@vae", "evaluate@vae", "sample@vae", "judge_samples@vae", "report"}
         assert executed == (wanted if name else set(mine)), name
         assert {child.info.status for child in mine.values()} == {"FINISHED"}
     for latent in LATENTS:
@@ -123,35 +123,11 @@ def server(experiments: Checkout) -> Iterator[str]:
 
 @pytest.mark.browser
 def test_three_runs_compare_in_a_real_browser(experiments: Checkout, server: str, tmp_path: Path) -> None:
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        message = (
-            "no chromium and chromedriver on this machine: Debian's packages chromium and chromium-driver"
-        )
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.support.ui import WebDriverWait
 
     named = {run.data.tags.get("DVC_EXP_NAME"): run for run in parents(experiments.folder)}
     chosen = [named[f"latent-{latent}"] for latent in LATENTS]
-    options = webdriver.ChromeOptions()
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-first-run",
-        "--disable-background-networking",
-    ]
-    for flag in [
-        *flags,
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path}",
-        "--window-size=1500,4000",
-    ]:
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    try:
+    with chromium(tmp_path / "profile", 1500, 4000) as driver:
         ids = ",".join(f'"{run.info.run_id}"' for run in chosen)
         driver.get(f'{server}/#/compare-runs?runs=[{ids}]&experiments=["{chosen[0].info.experiment_id}"]')
 
@@ -166,6 +142,4 @@ def test_three_runs_compare_in_a_real_browser(experiments: Checkout, server: str
 
         text = WebDriverWait(driver, 60).until(shown)
         driver.save_screenshot(str(tmp_path / "compare.png"))
-    finally:
-        driver.quit()
     assert "train.vae.latent" in text

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas
 import psutil
 import pytest
@@ -15,12 +16,14 @@ from conftest import Checkout, Listeners
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from genmodels.data import images
 from pipelines import execution, tracking
 from pipelines.execution import Execution
 from stages import track
 
 Twins = tuple[Checkout, Checkout, Listeners]
-STAGES = 35  # all but track, which is none of the children
+STAGES = 48  # all but track, which is none of the children
+YARDSTICKS = {"validation_images", "training_images"}
 MODELS = {
     "independent",
     "gaussian",
@@ -50,10 +53,16 @@ def parents(folder: Path) -> list[Run]:
     return runs(folder, "tags.`genmodels.kind` = 'pipeline'")
 
 
-def children(folder: Path, parent: Run) -> dict[str, Run]:
+def below(folder: Path, parent: Run) -> dict[str, Run]:
+    """Return the runs of an execution's stages and models by name."""
     found = runs(folder, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     assert len({run.info.run_name for run in found}) == len(found)
     return {run.info.run_name: run for run in found}
+
+
+def children(folder: Path, parent: Run) -> dict[str, Run]:
+    """Return the runs of an execution's stages by name."""
+    return {name: run for name, run in below(folder, parent).items() if "dvc.stage" in run.data.tags}
 
 
 def pictures(folder: Path, run: Run) -> set[str]:
@@ -69,7 +78,7 @@ def test_one_parent_with_a_finished_child_for_every_stage(twins: Twins) -> None:
     assert "track" not in mine
     assert {run.info.status for run in [parent, *mine.values()]} == {"FINISHED"}
     assert {run.data.tags["dvc.cached"] for run in mine.values()} == {"false"}
-    assert len(runs(folder)) == STAGES + 1
+    assert len(runs(folder)) == STAGES + 1 + len(MODELS) + len(YARDSTICKS)
 
 
 def test_the_parent_carries_parameters_numbers_pictures_and_the_commit(twins: Twins) -> None:
@@ -85,7 +94,50 @@ def test_the_parent_carries_parameters_numbers_pictures_and_the_commit(twins: Tw
     assert parent.data.tags["mlflow.source.git.commit"] == commit
     listed = connected(folder).list_artifacts(parent.info.run_id)
     shown = {entry.path for entry in listed if not entry.is_dir}
-    assert shown == {"likelihood.png", "samples.png", "curves.png", "log_z.png"}
+    assert shown == {"likelihood.png", "samples.png", "curves.png", "log_z.png", "quality.png"}
+
+
+def test_a_run_a_model_has_numbers_and_parameters_of_the_same_names(twins: Twins) -> None:
+    folder = twins[0].folder
+    (parent,) = parents(folder)
+    models = {
+        name: run
+        for name, run in below(folder, parent).items()
+        if run.data.tags.get("genmodels.kind") == "model"
+    }
+    assert set(models) == MODELS | YARDSTICKS
+    alike = {"log_likelihood", "log_likelihood.stderr", "frechet_distance.classifier", "recall.classifier"}
+    alike |= {"copying.pixels", "seconds.evaluate", "seconds.sample"}
+    for name in MODELS:
+        assert alike <= set(models[name].data.metrics), name
+        assert models[name].data.params["model"] == name
+        assert models[name].info.status == "FINISHED"
+    assert {"seconds.train", "log_likelihood.elbo"} <= set(models["vae"].data.metrics)
+    assert models["vae"].data.params["latent"] == parent.data.params["train.vae.latent"]
+    table = {
+        (row["model"], row["name"]): row["value"]
+        for row in json.loads((folder / "out/main/report/table.json").read_text())["rows"]
+    }
+    assert models["rbm"].data.metrics["log_likelihood"] == pytest.approx(table["rbm", "log_likelihood"])
+
+
+def test_the_parent_has_the_table_and_every_run_its_data(twins: Twins) -> None:
+    folder = twins[0].folder
+    (parent,) = parents(folder)
+    rows = json.loads((folder / "out/main/report/table.json").read_text())["rows"]
+    store = connected(folder)
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    mlflow.set_experiment("genmodels")
+    shown = mlflow.load_table("table_of_models.json", run_ids=[parent.info.run_id])
+    assert shown["model"].tolist() == [row["model"] for row in rows]
+    assert shown["name"].tolist() == [row["name"] for row in rows]
+    vae = below(folder, parent)["vae"]
+    seen = {
+        each.dataset.digest
+        for run in (parent, vae)
+        for each in store.get_run(run.info.run_id).inputs.dataset_inputs
+    }
+    assert len(seen) == 1
 
 
 def test_children_have_their_parameters_metrics_over_steps_and_pictures(twins: Twins) -> None:
@@ -116,6 +168,29 @@ def test_models_are_registered_and_load_and_draw_the_same_for_the_same_seed(twin
         assert (drawn[0] != drawn[1]).any()
 
 
+def test_a_registered_model_scores_pixels_as_the_table_does(twins: Twins) -> None:
+    folder = twins[0].folder
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    held_out = images.load(folder / "out/main/prepare/images").splits["test"].binary[:5]
+    given = pandas.DataFrame({"pixels": [row.astype(float).tolist() for row in held_out]})
+    for name in ("bernoulli_mixture", "rbm"):
+        scored = mlflow.pyfunc.load_model(f"models:/{name}/1").predict(given)
+        with np.load(folder / f"out/main/evaluate/{name}.npz") as nats:
+            assert scored["value"].to_numpy() == pytest.approx(nats["log_likelihood"][:5], abs=1e-4)
+        assert set(scored["kind"]) == {"exact"}
+    bounded = mlflow.pyfunc.load_model("models:/vae/1").predict(given)
+    assert set(bounded["kind"]) == {"lower"}
+    assert (bounded["stderr"] > 0.0).all()
+    model = mlflow.pyfunc.load_model("models:/rbm/1")
+    for wrong, said in (
+        (pandas.DataFrame({"pixels": [[0.0, 1.0]]}), "expected 64 levels"),
+        (pandas.DataFrame({"pixels": [[0.5] * 64]}), "expected 64 levels"),
+        (pandas.DataFrame({"seed": [1], "pixels": [[0.0] * 64]}), "give one column"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            model.predict(wrong)
+
+
 def test_no_event_file_and_no_checkpoint_is_left(twins: Twins) -> None:
     scratch = twins[0].folder / ".scratch"
     assert [path for path in (scratch / "tracking").iterdir() if path.is_dir()] == []
@@ -127,7 +202,7 @@ def test_cached_stages_are_children_that_point_to_the_run_that_made_them(twins: 
     folder = again.folder
     again.change({"sample.n": 9})
     stages = again.repro(GENMODELS_WORKERS="0")
-    assert len(stages) == len(MODELS) + 2
+    assert len(stages) == 2 * len(MODELS) + 4  # samples of two kinds of real images, too
     first, second = sorted(parents(folder), key=lambda run: run.info.start_time)
     before, after = children(folder, first), children(folder, second)
     assert set(after) == set(before)

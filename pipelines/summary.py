@@ -1,0 +1,94 @@
+"""What an execution's MLflow runs say at its end: a table, its data, and a run a model, all named alike."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from genmodels.artifacts import read_json
+from genmodels.estimate import Estimate
+from pipelines.spool import milliseconds
+
+Row = Mapping[str, Any]
+_TABLE = "table_of_models.json"
+_STAGES = ("fit_baselines", "train", "estimate_log_z", "evaluate", "sample", "judge_samples")
+_ERRORS = ("stderr", "stderr_images", "stderr_estimator")
+_COLUMNS = ("model", "name", "value", *_ERRORS, "kind", "unit", "n", "method")
+
+
+def metrics_of(rows: Sequence[Row]) -> Iterator[tuple[str, str, float]]:
+    """Yield model, name and number of every value and every error of a table: "log_likelihood.stderr"."""
+    for row in rows:
+        estimate = Estimate.from_dict(dict(row))
+        if estimate.value is not None:
+            yield row["model"], row["name"], estimate.value
+        if estimate.stderr is not None:
+            yield row["model"], f"{row['name']}.stderr", estimate.stderr
+
+
+def log_table(client: Any, parent: str, table: Mapping[str, Any]) -> None:
+    """Put the rows on the parent as a table that MLflow shows, and which images they are of."""
+    rows = table["rows"]
+    columns = {name: [row.get(name) for row in rows] for name in _COLUMNS}
+    client.log_table(parent, columns, _TABLE)
+
+
+def log_data(client: Any, run_ids: Sequence[str], prepared: Path) -> None:
+    """Say which data set the runs are of: its name, origin, sizes, and a digest of the pixels."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    if not (prepared / "statistics.json").exists():
+        return
+    facts = read_json(prepared / "statistics.json")
+    digests = sorted(digest for split in facts["sha256"].values() for digest in split.values())
+    digest = hashlib.sha256("".join(digests).encode()).hexdigest()[:16]  # of 36 at most
+    profile = json.dumps({name: facts[name] for name in ("n", "shape", "levels", "binarisation")})
+    dataset = Dataset(
+        facts["name"], digest, "local", facts["origin"] or facts["name"], profile=profile[:1000]
+    )
+    for run_id in run_ids:
+        client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation")])])
+
+
+def log_models(
+    client: Any, experiment: str, parent: str, rows: Sequence[Row], params: Mapping[str, Any]
+) -> list[str]:
+    """Make a run a model, child of the parent, whose metrics and parameters have the same names for all.
+
+    "log_likelihood", "frechet_distance.classifier", "seconds.train": MLflow's comparison page, parallel
+    coordinates and charts take them as they are. Parameters lose what their names say of the model:
+    `train.vae.steps` is "steps" here. Returns the runs' ids.
+    """
+    from mlflow.entities import Metric, Param
+
+    numbers: dict[str, dict[str, float]] = defaultdict(dict)
+    for model, name, value in metrics_of(rows):
+        numbers[model][name] = value
+    run_ids, now = [], milliseconds()
+    for model, mine in numbers.items():
+        own = {
+            key.split(".", 2)[2]: value
+            for key, value in params.items()
+            if key.split(".")[:2] in (["train", model], ["fit_baselines", model])
+        }
+        tags = {"mlflow.parentRunId": parent, "genmodels.kind": "model", "genmodels.model": model}
+        run = client.create_run(experiment, tags=tags, run_name=model)
+        given = {"model": model} | own
+        client.log_batch(
+            run.info.run_id,
+            [Metric(key, value, now, 0) for key, value in (mine | seconds_of(model)).items()],
+            [Param(key, str(value)) for key, value in given.items()],
+        )
+        client.set_terminated(run.info.run_id, "FINISHED")
+        run_ids.append(run.info.run_id)
+    return run_ids
+
+
+def seconds_of(model: str) -> dict[str, float]:
+    """Return how long a model's stages took when they last ran on this machine: "seconds.train"."""
+    path = Path("out/costs.json")
+    costs = read_json(path) if path.exists() else {}
+    found = {f"seconds.{stage}": costs.get(f"{stage}@{model}") for stage in _STAGES}
+    return {name: float(value) for name, value in found.items() if value is not None}

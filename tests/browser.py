@@ -1,0 +1,60 @@
+"""A real browser without a screen, for tests that look at pages as people do."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+WIDTHS = (1280, 390)  # of a desk and of a phone
+
+
+@contextmanager
+def chromium(profile: Path, width: int = 1280, height: int = 2000) -> Iterator[Any]:
+    """Yield a driver of headless chromium with a fresh profile; without one skip the test, but not in CI."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        said = "no chromium and chromedriver on this machine: Debian's packages chromium and chromium-driver"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(said)
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    for flag in (*_FLAGS, f"--user-data-dir={profile}", f"--window-size={max(width, 500)},{height}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    try:
+        # Windows are never narrower than 500 pixels: a phone has to be emulated.
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        yield driver
+    finally:
+        driver.quit()
+
+
+def errors(driver: Any) -> list[str]:
+    """Return what the page complained of in the console."""
+    return [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def overflow(driver: Any) -> int:
+    """Return by how many pixels the page is wider than its window."""
+    script = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    return int(driver.execute_script(script))
+
+
+def pictures(driver: Any) -> tuple[int, int]:
+    """Return how many pictures the page has, and how many of them are shown."""
+    script = (
+        "const all = [...document.images];"
+        "return [all.length, all.filter(x => x.complete && x.naturalWidth > 0).length]"
+    )
+    found = driver.execute_script(script)
+    return int(found[0]), int(found[1])
