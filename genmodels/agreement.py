@@ -16,7 +16,7 @@ OTHER = ""  # the subject of whatever nobody asked for
 _NUMERALS = {str(k): name for k, name in enumerate(NAMES)}
 _HEAD = re.compile(r"^.*?(?= (?:and|of|with|in|on|for) |$)")
 _C = 10.0  # softness of the classifier's margin
-_POOL = 2  # sites a side whose mean it sees
+_POOL, _LARGE = 2, 16  # sites a side whose mean it sees, in pictures that are at least so large
 _LEAST_SATURATION, _LEAST_SHARE = 0.3, 0.02  # of a coloured pixel; of them in a picture of a colour
 _BROWN = (0.72, 0.85)  # saturation and value below which orange and red are brown
 _BOUNDS = ((20.0, "red"), (40.0, "orange"), (68.0, "yellow"), (165.0, "green"), (255.0, "blue"))
@@ -95,8 +95,9 @@ class Subjects:
         planes = pictures.reshape(-1, *self.shape)
         seen = np.stack([planes.mean(-1), planes.min(-1), planes.max(-1)], 1)
         n, kinds, height, width = seen.shape
-        tall, wide = height // _POOL, width // _POOL
-        cut = seen[:, :, : tall * _POOL, : wide * _POOL].reshape(n, kinds, tall, _POOL, wide, _POOL)
+        pool = _POOL if min(height, width) >= _LARGE else 1
+        tall, wide = height // pool, width // pool
+        cut = seen[:, :, : tall * pool, : wide * pool].reshape(n, kinds, tall, pool, wide, pool)
         features: np.ndarray = cut.mean((3, 5)).reshape(n, -1)
         return features
 

@@ -162,7 +162,13 @@ def test_digits_have_their_names_as_captions() -> None:
     images = prepared("digits", held_out=["a handwritten seven"])
     assert (images.shape, images.levels) == ((8, 8, 1), 17)
     assert images.captions[0] == ""
-    assert set(images.captions[1:]) == {f"a handwritten {name}" for name in captioned_digits.NAMES}
+    wordings = {
+        wording.format(name=name, number=k): k
+        for k, name in enumerate(captioned_digits.NAMES)
+        for wording in captioned_digits.WORDINGS
+    }
+    assert set(images.captions[1:]) == set(wordings)
+    assert len(wordings) == 30
     assert shown(images, "held_out") == {"a handwritten seven"}
     assert all("a handwritten seven" not in shown(images, split) for split in SPLITS[:3])
     assert sum(len(split.captions) for split in images.splits.values()) == 1797
@@ -172,9 +178,7 @@ def test_digits_have_their_names_as_captions() -> None:
     original = {row.tobytes(): label for row, label in zip(bunch.data.astype(np.uint8), bunch.target)}  # noqa: B905
     test = images.splits["test"]
     labels = [original[row.tobytes()] for row in test.levels]
-    assert [images.captions[k] for k in test.captions] == [
-        f"a handwritten {captioned_digits.NAMES[label]}" for label in labels
-    ]
+    assert [wordings[images.captions[k]] for k in test.captions] == labels
 
 
 def test_mnist_is_padded_all_round(tmp_path: Path) -> None:

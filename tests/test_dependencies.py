@@ -10,7 +10,7 @@ from conftest import ROOT, Checkout, Listeners
 from pipelines import dag
 
 # Checks, records, and names: none of them can change an output.
-NAMES = ("digits", "learning_rules", "mnist", "spin_glass", "text_to_image")
+NAMES = ("digits", "learning_rules", "mnist", "spin_glass", "text_to_digits", "text_to_image")
 OTHERS = tuple(f"pipelines/{name}/dvc.yaml" for name in NAMES)
 EXEMPT = ("genmodels/__init__.py", "genmodels/runs.py", "stages/__init__.py")
 

@@ -8,16 +8,17 @@ from genmodels.data.captioned_sources import CaptionedMaterial, CaptionedPart, C
 from genmodels.data.sources import Material, Request
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+WORDINGS = ("a handwritten {name}", "the number {name}", "a {number} in handwriting")  # in turn
 _SIDE = 32  # what MNIST's 28 pixels are padded to, for networks that halve a picture several times
 
 
 def digits(request: CaptionRequest) -> CaptionedMaterial:
-    """Return scikit-learn's 1,797 digits of 8×8 pixels in 17 levels, as "a handwritten three"."""
+    """Return scikit-learn's 1,797 digits of 8×8 pixels in 17 levels, captioned in WORDINGS."""
     return _captioned(scikit_learn.digits(Request()), 0)
 
 
 def mnist(request: CaptionRequest) -> CaptionedMaterial:
-    """Return MNIST, padded to 32×32 pixels, as "a handwritten three".
+    """Return MNIST, padded to 32×32 pixels, captioned in WORDINGS.
 
     Raises:
         InputError: its files are not under `path` or $GENMODELS_DATA, nor to be had from OpenML.
@@ -41,7 +42,10 @@ def _captioned(material: Material, side: int) -> CaptionedMaterial:
     parts = {}
     for name, part in material.parts.items():
         padded = np.pad(part.grey.reshape(-1, *material.shape), padding)
-        captions = [f"a handwritten {NAMES[label]}" for label in part.labels]
+        captions = [
+            WORDINGS[k % len(WORDINGS)].format(name=NAMES[label], number=label)
+            for k, label in enumerate(part.labels)
+        ]
         parts[name] = CaptionedPart(
             padded.reshape(len(padded), -1), captions, np.arange(len(padded), dtype=np.int64)
         )

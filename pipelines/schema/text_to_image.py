@@ -131,7 +131,7 @@ class ShowCaptions(Block):
 class Params(Block):
     """All of params.yaml."""
 
-    pipeline: Literal["text_to_image"]
+    pipeline: Literal["text_to_image", "text_to_digits"]
     seed: Whole
     threads: Count
     prepare_captions: PrepareCaptions
