@@ -40,6 +40,7 @@ def work(stage: Stage) -> None:
     out = stage.out / "report_captions"
     rows = read_json(stage.out / "evaluate_captions.json")["rows"]
     recognised = read_json(stage.out / "recognise_captions.json")
+    facts = read_json(stage.out / "prepare_captions" / "statistics.json")
     painted = read_json(stage.out / "paint_captions" / "prompts.json")
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "captions"),
@@ -58,11 +59,12 @@ def work(stage: Stage) -> None:
         agreement=[_judged(row) for row in recognised["rows"]],
         prompts=[_hits(it) for it in recognised["prompts"]],
         held_out=painted["held_out"],
-        facts=read_json(stage.out / "prepare_captions" / "statistics.json"),
+        facts=facts,
         guidance=f"{stage.params.paint_captions.guidance:g}",
         rows=[_cells(row) for row in rows],
     )
-    write_json(out / "table.json", {"rows": [*rows, *recognised["rows"]]})
+    data = {"name": facts["name"], "levels": facts["levels"], "binarisation": "none"}
+    write_json(out / "table.json", {"data": data, "rows": [*rows, *recognised["rows"]]})
     with new_file(out / "report.html") as path:
         path.write_text(page)
     stage.run.file(out / "report.html", "report")
