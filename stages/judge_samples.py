@@ -29,7 +29,9 @@ def work(stage: Stage) -> None:
     train, held_out = (images.of_levels(prepared, split, levels) for split in ("train", "test"))
     drawn = _drawn(stage, prepared, levels)
     features = _features(made / "classifier.npz")
-    n = min(len(drawn), len(held_out))
+    # As many for all, real images too: what is biased by finite numbers is then biased alike.
+    n = min(len(drawn), len(held_out), len(prepared.splits["validation"].labels))
+    held_out = held_out[:n]
     real, fake = (features.of(each[:n] / (levels - 1)) for each in (held_out, drawn))
     rows = _named("classifier", sample_quality.neighbourhoods(real, fake, space))
     rows += _named("classifier", {"frechet_distance": sample_quality.frechet_distance(real, fake, space)})
@@ -48,9 +50,11 @@ def _in_pixels(
     drawn: np.ndarray, train: np.ndarray, held_out: np.ndarray, near: sample_quality.Nearest, levels: int
 ) -> list[dict[str, Any]]:
     """Return the rows of what is measured in pixels  # (picture, site) in levels."""
-    rows = _named("pixels", sample_quality.moment_gaps(held_out / (levels - 1), drawn / (levels - 1)))
+    rows = _named(
+        "pixels", sample_quality.moment_gaps(held_out / (levels - 1), drawn[: len(held_out)] / (levels - 1))
+    )
     for what, real in (("held_out", held_out), ("training", train)):
-        accuracy = sample_quality.adversarial_accuracy(real, drawn, what.replace("_", " "))
+        accuracy = sample_quality.adversarial_accuracy(real, drawn[: len(held_out)], what.replace("_", " "))
         names = {"": what} | {side: f"{what}_{side}" for side in accuracy if side}
         rows += _named(
             "pixels", {f"adversarial_accuracy_{names[side]}": each for side, each in accuracy.items()}

@@ -43,7 +43,9 @@ def test_the_report_as_it_is_seen(twins: Twins, width: int, tmp_path: Path) -> N
         lines = first.find_elements("css selector", "tbody tr")
         assert len(lines) == sum(row["name"].startswith("log_likelihood") for row in rows)
         ranked = [line for line in lines if "further" not in (line.get_attribute("class") or "")]
-        values = [float(line.find_elements("css selector", "td")[1].text) for line in ranked]
+        values = [
+            float(line.find_elements("css selector", "td")[1].text.replace("−", "-")) for line in ranked
+        ]
         assert values == sorted(values, reverse=True)
         assert len(values) == len(MODELS)
         assert all(line.find_elements("css selector", "td svg") for line in ranked)

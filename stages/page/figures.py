@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from stages.page.names import QUALITIES, TRACKS, YARDSTICKS, title
-from stages.palette import BLACK, BLUE, GREEN, PURPLE, VERMILION, line, save
+from stages.palette import BLACK, BLUE, DASHES, GREEN, PURPLE, VERMILION, line, save
 
 MARKERS = {"exact": "o", "estimate": "s", "lower": ">", "upper": "<"}
 COLOURS = {"exact": BLUE, "estimate": VERMILION, "lower": GREEN, "upper": PURPLE}
@@ -43,12 +43,20 @@ def likelihood(tracks: Mapping[str, Sequence[Row]], path: Path) -> None:
 def _likelihoods(axes: Axes, rows: Sequence[Row]) -> None:
     models = list(dict.fromkeys(row["model"] for row in rows))
     seen: set[str] = set()
+    low, high = _span(rows)
+    axes.set_xlim(low, high)
     for row in rows:
         main, kind = "." not in row["name"], row["kind"]
         y = len(models) - 1 - models.index(row["model"]) - (0.0 if main else 0.28)
         if row["value"] is None:
             if main:
                 axes.text(0.02, y, "not determined", transform=axes.get_yaxis_transform(), va="center")
+            continue
+        if not low < row["value"] < high:  # a further route that is far off would press all others together
+            left = row["value"] <= low
+            said, side = (f"◂ {row['value']:.1f}", "left") if left else (f"{row['value']:.1f} ▸", "right")
+            axes.text(0.01 if left else 0.99, y, said.replace("-", "−"), fontsize=8, color=COLOURS[kind],
+                      ha=side, va="center", transform=axes.get_yaxis_transform())  # fmt: skip
             continue
         axes.errorbar(
             row["value"], y, xerr=row["stderr"], fmt=MARKERS[kind], color=COLOURS[kind], capsize=2,
@@ -59,6 +67,16 @@ def _likelihoods(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_ylim(-0.6, len(models) - 0.4)
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="best")
+
+
+def _span(rows: Sequence[Row]) -> tuple[float, float]:
+    """Return where the axis ends: a little beyond the models' own numbers, further routes aside."""
+    main = [row for row in rows if "." not in row["name"] and row["value"] is not None]
+    ends = [row["value"] + side * 3.0 * (row["stderr"] or 0.0) for row in main for side in (-1, 1)]
+    if not ends:
+        return 0.0, 1.0
+    margin = 0.06 * (max(ends) - min(ends)) or 1.0
+    return min(ends) - margin, max(ends) + margin
 
 
 def samples(
@@ -146,8 +164,10 @@ def _path(panel: Axes, curves: Mapping[str, Sequence[Row]]) -> None:
         beta, value, stderr = (
             np.array([point[key] for point in points]) for key in ("beta", "value", "stderr")
         )
+        # Where routes agree, each shows through the gaps of the next.
+        style = line(number) | {"linestyle": DASHES[number % len(DASHES)]}
         label = name.replace("_", " ")
-        panel.errorbar(beta, value, yerr=stderr, label=label, linewidth=1.4, capsize=1, **line(number))
+        panel.errorbar(beta, value, yerr=stderr, label=label, linewidth=1.8, capsize=1, **style)
     panel.set_xlabel("β")
     panel.set_ylabel("log Z(β), nats")
     panel.legend(fontsize=8)
@@ -191,7 +211,7 @@ def quality(rows: Sequence[Row], path: Path) -> None:
                 panel.axvline(mine[yardstick]["value"], label=title(yardstick), linewidth=1.4, **style)
         panel.set_title(QUALITIES[name].title, fontsize=10)
         panel.set_yticks(range(len(models)), [title(model) for model in reversed(models)], fontsize=8)
-        panel.xaxis.set_major_locator(MaxNLocator(5))
+        panel.xaxis.set_major_locator(MaxNLocator(4))
         panel.grid(axis="x", alpha=0.3)
     if panels:
         panels[0].legend(fontsize=7)

@@ -30,7 +30,7 @@ def cells(row: Row) -> dict[str, Any]:
         "title": title(row["model"]) + (f", {words}" if further else ""),
         "quantity": f"{(DIVERGENCES | RECOGNISED).get(quantity, '')} {words}".strip(),
         "further": further,
-        "value": "not determined" if row["value"] is None else f"{row['value']:.3f}",
+        "value": "not determined" if row["value"] is None else f"{row['value']:.3f}".replace("-", "−"),
         "stderr_images": _error(row["stderr_images"]),
         "stderr_estimator": _error(row["stderr_estimator"]),
         "kind": row["kind"],
