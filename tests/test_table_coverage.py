@@ -33,13 +33,13 @@ _ROUND: dict[str, Any] = {"burn_in": 32, "sweeps_per_round": 1}
 STARTS = ReplicaExchange(n_ladders=200, n_rungs=4, n_rounds=4, ladders_per_shard=200, **_ROUND)
 SAMPLERS: dict[str, Any] = {
     "replica_exchange": ReplicaExchange(
-        n_ladders=24, n_rungs=6, n_rounds=60, ladders_per_shard=24, **_ROUND
+        n_ladders=32, n_rungs=6, n_rounds=120, ladders_per_shard=32, **_ROUND
     ),
     "population_annealing": PopulationAnnealing(
         n_populations=24, n_walkers=400, n_sweeps=2, ess=0.7, n_pilot=200
     ),
     "jarzynski": Jarzynski(
-        n_replicas=1200, n_steps=12, schedule="quadratic", n_reverse=1200, exchange=STARTS,
+        n_replicas=1200, n_steps=40, schedule="quadratic", n_reverse=1200, exchange=STARTS,
         replicas_per_shard=1200,
     ),
 }  # fmt: skip
