@@ -214,7 +214,7 @@ def quality(rows: Sequence[Row], path: Path) -> None:
         panel.xaxis.set_major_locator(MaxNLocator(4))
         panel.grid(axis="x", alpha=0.3)
     if panels:
-        panels[0].legend(fontsize=7)
+        figure.legend(*panels[0].get_legend_handles_labels(), fontsize=10, loc="lower right")
     figure.tight_layout()
     save(figure, path)
 
