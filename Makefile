@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 PIP_VERSION := 26.3
 PORT ?= 5000
+JOBS ?= 2
 ARGS ?=
 
 BIN := .venv/bin
@@ -26,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
-	@echo "Variables: PYTHON=$(PYTHON) (a Python 3.11), PORT=$(PORT) (of make ui), ARGS= (more arguments of dvc or pytest)."
+	@echo "Variables: PYTHON=$(PYTHON) (a Python 3.11), PORT=$(PORT) (of make ui), JOBS=$(JOBS) (processes of make test), ARGS= (more arguments of dvc or pytest)."
 
 $(RUNTIME): requirements.lock pyproject.toml
 	@command -v "$(PYTHON)" >/dev/null || { echo "make: no $(PYTHON) here: install Python 3.11," \
@@ -69,7 +70,7 @@ ui: setup ## open the tracked runs in MLflow, on loopback
 	$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db
 
 test: setup $(DEV) ## run the quick tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
 
 test-slow: setup $(DEV) ## run the slow tests too
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)

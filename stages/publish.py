@@ -23,7 +23,7 @@ def work(stage: Stage) -> None:
         InputError: the weights are more than 4 MB.
     """
     made, log_z = stage.model_folder(), stage.out / "estimate_log_z" / f"{stage.model}.json"
-    n_bytes = (made / "model.safetensors").stat().st_size
+    n_bytes = sum(path.stat().st_size for path in made.rglob("*.safetensors"))
     if n_bytes > _MOST:
         raise InputError(f"{made}: {n_bytes / 2**20:.1f} MB of weights, more than 4: give a lower precision")
     with new_folder(Path("pipelines") / stage.out.name / "models" / stage.model) as folder:

@@ -109,7 +109,7 @@ def _stopping(settings: dict[str, Any]) -> EarlyStopping | None:
 def _of_least_noise(model: Any, gamma_min: list[float], x: Tensor, key: Key) -> tuple[Any, Row]:
     """Return the model with the γ_min of the best bound on images it was not trained on, and all bounds."""
     several = selection.by_least_noise(model, gamma_min)
-    chosen, scores = selection.likeliest(several, x, key)
+    chosen, scores = selection.likeliest(several, x[:_MONITORED], key)
     return several[chosen], {f"validation_from_gamma_{gamma:g}": it.mean for gamma, it in scores.items()}
 
 

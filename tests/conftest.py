@@ -175,6 +175,13 @@ def may_unshare() -> bool:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process, and all that look at the same two checkouts."""
+    for item in items:
+        shared = "twins" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("twins" if shared else item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Checkout]:
     """Return a function that makes a checkout with small settings and further changes."""

@@ -232,7 +232,10 @@ class Foreign(NamedTuple):
     x: int
 
 
-@pytest.mark.parametrize("tree", [object(), {1, 2}, Foreign(1), os, print, b"bytes"], ids=str)
+FOREIGN: list[Any] = [object(), {1, 2}, Foreign(1), os, print, b"bytes"]
+
+
+@pytest.mark.parametrize("tree", FOREIGN, ids=lambda tree: type(tree).__name__)
 def test_what_cannot_be_kept_is_refused(tree: Any) -> None:
     with pytest.raises(TypeError, match="cannot be kept in a checkpoint"):
         dumps(tree)
