@@ -16,13 +16,15 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_DISABLE_TELEMETRY := 1
+# DVC's own place for it is one that every user of the machine may write to, and there are pickles in it.
+export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site
 # Stages on the same cores: threads that spin while they wait would starve each other.
 export OMP_WAIT_POLICY := PASSIVE
 # Without bytecode files every stage and every Ray worker would compile its imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro cluster ui test test-slow lint lock clean
+.PHONY: help setup repro cluster ui test test-slow lint docs reference lock clean
 .DELETE_ON_ERROR:
 
 help: ## list what can be made
@@ -75,10 +77,18 @@ test: setup $(DEV) ## run the quick tests
 test-slow: setup $(DEV) ## run the slow tests too
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
 
-lint: $(DEV) ## check style, types and who imports whom
+lint: $(DEV) ## check style, types, who imports whom, and the links of docs/
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m zensical build --strict
+
+docs: $(DEV) ## build the pages of docs/ into site/, where no link may lead nowhere
+	$(BIN)/python -m zensical build --strict --clean
+	@echo "The pages: site/index.html"
+
+reference: $(DEV) ## write docs/reference anew, from the schemas and the command's parser
+	$(BIN)/python -m pipelines.reference
 
 # torch pins its own CUDA wheels: left out, the locks serve machines without a GPU as well.
 PIN := sed 's/+[[:alnum:].]*$$//' | grep -vE '^(cuda-|nvidia-|triton==)'
@@ -102,5 +112,5 @@ lock: ## write the lock files anew, with the newest releases that fit together
 	rm -rf .scratch/lock
 
 clean: ## remove caches and build files; .venv, results and checkpoints stay
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

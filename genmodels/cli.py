@@ -360,10 +360,10 @@ def main() -> None:
         _fail(error.format_message().replace("\n", " "))
     except typer.TyperException as error:
         _fail(str(error).replace("\n", " "))
-    except (InputError, OSError, FloatingPointError) as error:
+    except (InputError, OSError, FloatingPointError, MemoryError) as error:
         if os.environ.get("GENMODELS_DEBUG"):
             raise
-        _fail(str(error))
+        _fail(str(error) or "not enough memory")
 
 
 def _fail(message: str) -> None:

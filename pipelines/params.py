@@ -5,6 +5,7 @@ schema is that of images, unless the key `pipeline` names another one.
 """
 
 import difflib
+import reprlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -27,13 +28,29 @@ SCHEMAS = {  # imported on use, each what it checks against
 }
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 60, 60, 60
+_MOST = 10_000  # keys of a mapping: merges of merges multiply them
+# What PyYAML's constructors raise where a tag does not fit its text, or numbers and nests have no end.
+_UNFIT = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
+
+
 class _UniqueKeys(yaml.SafeLoader):
     """A YAML loader that refuses a key given twice, where PyYAML keeps the last one silently."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST:
+            raise yaml.constructor.ConstructorError(None, None, "too many keys", node.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "expected a word or a number as a key", key_node.start_mark
+                )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key}' is given twice", key_node.start_mark
@@ -50,8 +67,8 @@ def read(path: Path) -> Any:
     """
     path = Path(path)
     values = _mapping(path)
-    name = str(values.get("pipeline", ""))
-    if "pipeline" in values and name not in SCHEMAS:
+    name = values.get("pipeline", "")
+    if "pipeline" in values and (not isinstance(name, str) or name not in SCHEMAS):
         raise InputError(f"{path}: pipeline = {_short(name)}: known are {', '.join(SCHEMAS)}")
     schema = registry.load({"": IMAGES} | SCHEMAS, name)
     try:
@@ -62,7 +79,7 @@ def read(path: Path) -> Any:
 
 def _mapping(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(path.read_text(), _UniqueKeys)  # noqa: S506 - a SafeLoader
+        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506 - a SafeLoader
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; give one with --params") from error
     except UnicodeDecodeError as error:
@@ -71,6 +88,8 @@ def _mapping(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
         raise InputError(f"{path}:{where} {getattr(error, 'problem', None) or 'not YAML'}") from error
+    except _UNFIT as error:
+        raise InputError(f"{path}: not YAML that can be read ({_short(str(error))})") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a mapping of blocks such as 'data:' and 'train:'")
     return values
@@ -117,7 +136,7 @@ def _kinds(block: type[Block]) -> tuple[str, ...]:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = _SHORT.repr(value)  # of what an alias repeats without end, too
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -86,11 +86,12 @@ def one_line_errors(debug: bool = False) -> Iterator[None]:
         if not several.left("stopped"):
             print("genmodels: stopped", file=sys.stderr)
         sys.exit(130)
-    except (InputError, FloatingPointError, OSError) as error:
+    except (InputError, FloatingPointError, MemoryError, OSError) as error:
         if debug or os.environ.get("GENMODELS_DEBUG"):
             raise
-        if not several.left(str(error)):
-            print(f"genmodels: error: {error}", file=sys.stderr)
+        message = str(error) or "not enough memory"  # of which alone nothing may be said
+        if not several.left(message):
+            print(f"genmodels: error: {message}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", ".scratch", "out", "mlflow.db*", "mlartifacts", "__pycache__", "*.egg-info", ".*_cache",
-    "dvc.lock", "cache", "tmp", "config.local",
+    "dvc.lock", "cache", "tmp", "config.local", "site", ".cache",
 )  # fmt: skip
 SMALL: dict[str, Any] = {
     "threads": 1,

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from genmodels.data.npz import read_npy
-from genmodels.data.picture_file import on_white, open_picture
+from genmodels.data.picture_file import on_white, open_picture, require_size
 from genmodels.data.sources import Material, Part, Request
 from genmodels.errors import InputError
 
@@ -32,6 +32,8 @@ def folder(request: Request) -> Material:
     if not path.is_dir():
         what = "a file" if path.exists() else "no such folder"
         raise InputError(f"{path}: {what}; expected a folder of pictures")
+    if request.size is not None:
+        require_size(request.size)
     files = _files(path)
     if not files:
         raise InputError(f"{path}: no picture in it or below; read are {', '.join(_PICTURES + _ARRAYS)}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from genmodels.data.packed import require_bounded
 from genmodels.errors import InputError
 
 _UNSIGNED_BYTE = 0x08
@@ -25,7 +26,8 @@ def read_idx(path: Path, n_dimensions: int) -> np.ndarray:
         n_dimensions: 3 for images  # (image, row, column); 1 for labels  # (image,)
 
     Raises:
-        InputError: the file is not IDX of that kind, or shorter or longer than its header says.
+        InputError: the file is not IDX of that kind, shorter or longer than its header says, or would unpack
+            to very much more than its size.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
@@ -40,6 +42,7 @@ def read_idx(path: Path, n_dimensions: int) -> np.ndarray:
                 raise InputError(f"{path}: ends within its header, after {len(header)} bytes; fetch it again")
             shape = struct.unpack(f">{n_dimensions}I", header[4:])
             n_bytes = int(np.prod([int(length) for length in shape], dtype=object))
+            _require_there(path, n_bytes)
             body = file.read(n_bytes + 1)  # one more would show
     except (EOFError, zlib.error, OSError, OverflowError, MemoryError) as error:
         raise InputError(f"{path}: cannot be read to its end ({error}); fetch it again") from error
@@ -47,6 +50,15 @@ def read_idx(path: Path, n_dimensions: int) -> np.ndarray:
         found = f"only {len(body)} follow" if len(body) < n_bytes else "more follow"
         raise InputError(f"{path}: its header announces {n_bytes} bytes, but {found}; fetch it again")
     return np.frombuffer(body, dtype=np.uint8).reshape(shape)
+
+
+def _require_there(path: Path, n_bytes: int) -> None:
+    """Raise InputError where a header announces what cannot follow, before room is made for it."""
+    size = path.stat().st_size
+    if path.suffix == ".gz":
+        require_bounded(str(path), size, n_bytes)
+    elif n_bytes > size:
+        raise InputError(f"{path}: its header announces {n_bytes} bytes, of {size} in all; fetch it again")
 
 
 def idx_md5(array: np.ndarray) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from genmodels.data.captioned_sources import CaptionedMaterial, CaptionedPart, CaptionRequest
 from genmodels.data.captions import clean
-from genmodels.data.picture_file import open_picture, rgb
+from genmodels.data.picture_file import open_picture, require_size, rgb
 from genmodels.errors import InputError
 
 _TABLES = ("metadata.jsonl", "metadata.csv")
@@ -47,6 +47,8 @@ def imagefolder(request: CaptionRequest) -> CaptionedMaterial:
     if not path.is_dir():
         what = "a file" if path.exists() else "no such folder"
         raise InputError(f"{path}: {what}; expected a folder with {' or '.join(_TABLES)}")
+    if request.size is not None:
+        require_size(request.size)
     parts = {split: list(_rows(table)) for split, table in _tables(path).items()}
     first: tuple[Path, tuple[int, ...]] | None = None
     read: dict[str, CaptionedPart] = {}

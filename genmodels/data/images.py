@@ -94,7 +94,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such file, so {path.parent} is not a folder of prepared images")
     try:
         meta: Any = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a JSON file ({error})") from error
     if not isinstance(meta, dict):
         raise InputError(f"{path}: expected a mapping; prepare the images again")

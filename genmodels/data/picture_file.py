@@ -46,6 +46,15 @@ def open_picture(file: Path) -> Image.Image:
     return upright
 
 
+def require_size(size: tuple[int, int]) -> None:
+    """Raise InputError where (height, width) are more pixels than a picture that is opened may have."""
+    height, width = size
+    if height * width > (Image.MAX_IMAGE_PIXELS or 0):
+        raise InputError(
+            f"data.size = [{height}, {width}]: at most {Image.MAX_IMAGE_PIXELS} pixels a picture"
+        )
+
+
 def on_white(image: Image.Image) -> Image.Image:
     """Return the picture with its transparent pixels laid on white."""
     if not image.has_transparency_data:

@@ -193,7 +193,7 @@ class Resumable:
                 for entry in head["results"]:
                     self._done |= loads(self._store.read(entry))
                 self._kept = loads(self._store.read(head["states"]))
-            except ValueError:
+            except (LookupError, TypeError, ValueError):  # damaged, or by another hand
                 self._done = {}
                 continue
             self._results = head["results"]

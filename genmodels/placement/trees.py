@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 _OWN = "genmodels."  # a checkpoint may name classes of this package only
 Tensors = dict[str, torch.Tensor]
+_DAMAGE = (AttributeError, ImportError, LookupError, RecursionError, SafetensorError, TypeError)
 
 
 def dumps(tree: Any) -> bytes:
@@ -33,7 +35,10 @@ def loads(data: bytes) -> Any:
         ValueError: the bytes are not from there.
     """
     end = 8 + int.from_bytes(data[:8], "little")
-    return _decoded(json.loads(data[8:end]), load(data[end:]))
+    try:
+        return _decoded(json.loads(data[8:end]), load(data[end:]))
+    except _DAMAGE as error:
+        raise ValueError(f"not a checkpoint ({error})") from error
 
 
 def _encoded(tree: Any, tensors: Tensors) -> Any:

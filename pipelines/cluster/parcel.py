@@ -21,7 +21,7 @@ from genmodels.errors import InputError
 WANTED = ("out/*", ".dvc/cache/*", "dvc.lock", "pipelines/*/dvc.lock")
 RUNS = ".cluster/runs"  # what MLflow knows of the job
 _CHUNK = 45_000  # bytes in a line; the job API sends at most ten lines in a message of at most 4 MiB
-_NOT_SENT = {"mlartifacts", "data", "build", "dist"}
+_NOT_SENT = {"mlartifacts", "data", "build", "dist", "site"}
 
 
 def belongings(root: Path) -> list[Path]:
