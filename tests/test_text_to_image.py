@@ -26,6 +26,7 @@ SMALL = {
     "train_latent_diffusion.channels": [8, 8],
     "train_latent_diffusion.T": 50,
     "train_latent_diffusion.steps": 30,
+    "train_latent_diffusion.precision": "single",
     "evaluate_captions.images": 16,
     "evaluate_captions.noise_levels": 4,
     "evaluate_captions.noise_repeats": 2,
