@@ -9,9 +9,11 @@ from genmodels.prompts import paint
 from genmodels.streams import Key
 from pipelines.stage import Stage, main
 
+_ACROSS = 2  # prompts in a row of the picture
+
 
 def work(stage: Stage) -> None:
-    """Write out/<pipeline>/paint_captions: prompts.json, pictures.npz and pictures.png, a row a prompt."""
+    """Write out/<pipeline>/paint_captions: prompts.json, pictures.npz and pictures.png, two prompts a row."""
     out, settings = stage.out / "paint_captions", stage.params.paint_captions
     prepared = captions.load(stage.out / "prepare_captions" / "images")
     model = load_model(stage.out / "train_latent_diffusion" / "latent_diffusion")
@@ -31,7 +33,7 @@ def work(stage: Stage) -> None:
     with new_file(out / "pictures.npz") as path:
         np.savez(path, pixels=pixels.numpy().astype(np.uint8), means=means.float().numpy())
     with new_file(out / "pictures.png") as path:
-        pictures.grid(means.numpy(), prepared.shape, path, columns=settings.n)
+        pictures.grid(means.numpy(), prepared.shape, path, columns=_ACROSS * settings.n)
     stage.run.picture(out / "pictures.png")
 
 
