@@ -54,6 +54,9 @@ SMALL: dict[str, Any] = {
     "estimate_log_z.rbm": SMALL_LOG_Z,
     "estimate_log_z.dbm": SMALL_LOG_Z,
     "evaluate.images": 40,
+    "evaluate.importance_samples": 50,
+    "evaluate.more_samples": 100,
+    "evaluate.posterior_steps": 20,
     "sample.n": 14,
 }
 
