@@ -62,14 +62,14 @@ def server(twins: Twins) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [BIN / "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    command = [BIN / "mlflow", "ui", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(
         [*command, "--backend-store-uri", "sqlite:///mlflow.db"], cwd=one.folder, env=one.environment(),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     address = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while True:
             try:
                 urllib.request.urlopen(f"{address}/health", timeout=1)
@@ -80,7 +80,7 @@ def server(twins: Twins) -> Iterator[str]:
         yield address
     finally:
         os.killpg(process.pid, 15)
-        process.wait(20)
+        process.wait(60)
 
 
 FIVE = ("rbm", "vae", "hvae", "diffusion", "bernoulli_mixture")
