@@ -8,6 +8,7 @@ ARGS ?=
 BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 TEXT := .venv/.text-installed
+WEB := .venv/.web-installed
 DEV := .venv/.dev-installed
 
 # The stages that DVC starts say `python`.
@@ -24,7 +25,7 @@ export OMP_WAIT_POLICY := PASSIVE
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro cluster ui test test-slow lint docs reference lock clean
+.PHONY: help setup repro web cluster ui test test-slow lint docs reference lock clean
 .DELETE_ON_ERROR:
 
 help: ## list what can be made
@@ -46,7 +47,12 @@ $(TEXT): $(RUNTIME) requirements-text.lock
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-text.lock
 	@touch $@
 
-$(DEV): $(RUNTIME) requirements-dev.lock
+# gradio forbids the newest Pillow and tomlkit, which it works with: its own requirements would bring older ones.
+$(WEB): $(RUNTIME) requirements-web.lock
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-web.lock
+	@touch $@
+
+$(DEV): $(RUNTIME) $(WEB) requirements-dev.lock
 	$(BIN)/python -m pip install --quiet -r requirements.lock -r requirements-dev.lock
 	@touch $@
 
@@ -64,6 +70,8 @@ repro: setup ## run what has changed of the pipeline, then print the table
 		'Every run, in MLflow:  make ui' \
 		'Change one number:     edit params.yaml and run make repro again: only what depends on it runs,' \
 		'                       or . .venv/bin/activate && dvc exp run -S train.vae.latent=8'
+
+web: setup $(WEB) ## install what `genmodels serve` needs too: 94 MB
 
 cluster: setup ## install what pipelines/cluster needs too
 	$(BIN)/python -m pip install --quiet -r requirements.lock -r requirements-cluster.lock
@@ -100,6 +108,13 @@ lock: ## write the lock files anew, with the newest releases that fit together
 	.scratch/lock/bin/python -m pip install --quiet --upgrade pip==$(PIP_VERSION) setuptools
 	.scratch/lock/bin/python -m pip install --quiet -e .
 	.scratch/lock/bin/python -m pip freeze --all --exclude pip --exclude-editable | $(PIN) > .scratch/lock/runtime
+	.scratch/lock/bin/python -m pip install --quiet -e '.[web]'
+	.scratch/lock/bin/python -m pip freeze --all --exclude pip --exclude-editable | $(PIN) | \
+		awk -F== 'NR == FNR { known[$$1]; next } !($$1 in known)' .scratch/lock/runtime - > .scratch/lock/web
+	{ echo '# What genmodels serve needs besides requirements.lock: $(PINNED_BY)'; cat .scratch/lock/web; } \
+		> requirements-web.lock
+	.scratch/lock/bin/python -m pip uninstall --quiet --yes -r .scratch/lock/web
+	.scratch/lock/bin/python -m pip install --quiet -r .scratch/lock/runtime
 	.scratch/lock/bin/python -m pip install --quiet -e '.[dev]'
 	.scratch/lock/bin/python -m pip freeze --all --exclude pip --exclude-editable | $(PIN) > .scratch/lock/all
 	{ echo '# What genmodels runs on: $(PINNED_BY)'; cat .scratch/lock/runtime; } > requirements.lock

