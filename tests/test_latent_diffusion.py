@@ -16,7 +16,7 @@ from genmodels.learners.gradient import Gradient
 from genmodels.models.latent_diffusion import LatentDiffusion, LatentTerms
 from genmodels.networks.diagonal_normal import DiagonalNormal
 from genmodels.networks.text_denoiser import TextDenoiser
-from genmodels.networks.text_encoder import Texts, stacked
+from genmodels.networks.text_encoder import TextEncoder, Texts, stacked
 from genmodels.prompts import paint, painting
 from genmodels.streams import Key, Streams
 
@@ -270,21 +270,18 @@ def test_what_cannot_be_built_is_said() -> None:
 def test_prompts_become_pictures_by_the_encoder_that_was_learnt_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Words:
+    class Words(TextEncoder):
         """Encodes a prompt as the lengths of its words."""
 
-        padded = False
-
         def __init__(self, name: str, max_tokens: int, padded: bool) -> None:
-            assert not padded
-            self.name, self.max_tokens, self.digest = name, max_tokens, "d" * 64
+            self.name, self.max_tokens, self.padded, self.digest = name, max_tokens, padded, "d" * 64
 
-        def encode(self, prompts: list[str], emphasised: bool) -> Texts:
+        def encode(self, prompts: list[str], emphasised: bool) -> Texts:  # type: ignore[override]
             assert emphasised
             counts = [[len(word) for word in prompt.split()] or [0] for prompt in prompts]
             return stacked([torch.tensor(it).float()[:, None].expand(-1, 4) for it in counts])
 
-        def cut_off(self, prompt: str, emphasised: bool) -> str:
+        def cut_off(self, prompt: str, emphasised: bool) -> str:  # type: ignore[override]
             return " ".join(prompt.split()[self.max_tokens :])
 
     monkeypatch.setattr("genmodels.prompts.TextEncoder", Words)

@@ -223,7 +223,7 @@ def test_states_are_computed_once(tiny: Path, tmp_path: Path, monkeypatch: pytes
     (file,) = tmp_path.iterdir()
     assert file.suffix == ".safetensors"
     fresh = TextEncoder(str(tiny))
-    monkeypatch.setattr(fresh, "_parts", lambda: pytest.fail("computed again"))
+    monkeypatch.setattr(fresh, "parts", lambda: pytest.fail("computed again"))
     for tensor, again in zip(first, text_states(fresh, prompts, tmp_path), strict=True):
         assert torch.equal(tensor, again)
     text_states(encoder, prompts[::-1], tmp_path)
@@ -236,6 +236,25 @@ def test_states_are_computed_once(tiny: Path, tmp_path: Path, monkeypatch: pytes
     assert file.read_bytes() == whole
     cache.save_tensors(file, {"states": torch.zeros(1)})
     assert torch.equal(text_states(encoder, prompts, tmp_path).mask, first.mask)
+
+
+def test_padding_counts_as_part_of_a_prompt_where_it_is_asked_for(minilm: TextEncoder, tiny: Path) -> None:
+    padded = TextEncoder("minilm", 12, padded=True)
+    found = padded.encode(["a purple heart", "an octopus"])
+    assert found.states.shape == (2, 12, 384)
+    assert bool(found.mask.all())
+    alone = minilm.encode(["a purple heart"]).states[0]
+    torch.testing.assert_close(found.states[0, : len(alone)], alone, rtol=0, atol=1e-4)
+    assert bool(found.states[0, len(alone) :].any(1).all()), "padding has states of its own"
+    assert TextEncoder.known(padded.description()).padded
+    assert "not the one" in complaint(lambda: TextEncoder.known(padded.description() | {"digest": "0" * 64}))
+    assert "no padding" in complaint(lambda: TextEncoder(str(tiny), padded=True).encode(["a heart"]))
+
+
+def test_words_know_their_tokens(minilm: TextEncoder) -> None:
+    found = minilm.words("a ((purple)) heart-eyed cat", emphasised=True)
+    assert found == [("a", [1]), ("purple", [2]), ("heart-eyed", [3, 4, 5]), ("cat", [6])]
+    assert minilm.words("") == []
 
 
 def test_prompts_of_several_lengths_are_padded() -> None:
