@@ -175,7 +175,7 @@ def kept_states(folder: Path, trap: bytes) -> object:
     from genmodels.networks.text_encoder import Texts
 
     class Encoder:
-        digest, max_tokens = "0", 4
+        digest, max_tokens, padded = "0", 4, False
 
         def encode(self, prompts: list[str], emphasised: bool) -> Texts:
             n = len(prompts)
