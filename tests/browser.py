@@ -30,6 +30,7 @@ def chromium(profile: Path, width: int = 1280, height: int = 2000) -> Iterator[A
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    driver.set_script_timeout(120)  # MLflow's pages draw for long on a busy machine
     try:
         # Windows are never narrower than 500 pixels: a phone has to be emulated.
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}

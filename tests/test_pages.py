@@ -98,7 +98,7 @@ def test_five_models_compare_without_renaming(twins: Twins, server: str, width: 
         driver.get(f'{server}/#/compare-runs?runs=[{ids}]&experiments=["{chosen[0].info.experiment_id}"]')
 
         def shown(_: object) -> str | bool:
-            text = str(driver.execute_script("return document.body.innerText"))
+            text = str(driver.execute_script("return document.body.textContent"))
             return text if all(word in text for word in wanted) else False
 
         text = WebDriverWait(driver, 90).until(shown)
