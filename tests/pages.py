@@ -43,12 +43,12 @@ def rbm(n_visible: int = 16, n_hidden: int = 3, scale: float = 0.4) -> RBM:
     return model
 
 
-def reader(text_width: int = 4, **known: Any) -> LatentDiffusion:
+def reader(text_width: int = 4, T: int = 20, **known: Any) -> LatentDiffusion:
     """Return a model that draws from text, its output not 0 as it is before training."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model = LatentDiffusion(
-            (8, 8, 3), (8, 8), 2, channels=(8, 8), T=20, text_width=text_width, text_encoder=WORDS | known
+            (8, 8, 3), (8, 8), 2, channels=(8, 8), T=T, text_width=text_width, text_encoder=WORDS | known
         )
         for parameter in model.prior.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
@@ -56,14 +56,14 @@ def reader(text_width: int = 4, **known: Any) -> LatentDiffusion:
     return model
 
 
-def models(place: Path, text: LatentDiffusion | None = None) -> Path:
+def models(place: Path, text: LatentDiffusion | None = None, T: int = 20) -> Path:
     """Write a pipeline's folder with a model of each kind."""
     with torch.random.fork_rng():
         torch.manual_seed(4)
         made = {
             "rbm": rbm(),
             "vae": VAE((4, 4), 3, (8,)),
-            "diffusion": Diffusion((4, 4), (8, 8), T=20),
+            "diffusion": Diffusion((4, 4), (8, 8), T=T),
             "latent_diffusion": text or reader(),
         }
     for name, model in made.items():

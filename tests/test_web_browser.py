@@ -50,7 +50,7 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("served")
     encoder = TextEncoder("minilm", 16)
-    place = models(folder / "tiny", reader(encoder.width, **encoder.description()))
+    place = models(folder / "tiny", reader(encoder.width, 40, **encoder.description()), 40)
     one = Served(place, folder / "log")
     yield one
     if one.process.poll() is None:
