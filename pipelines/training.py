@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genmodels.artifacts import load_tensors, new_folder, read_json, save_tensors, write_json
 from genmodels.learners.fit import checkpoint, fit
-from genmodels.protocols import Learner, Progress
+from genmodels.protocols import HasStatistics, Learner, Progress
 from genmodels.streams import Key
 from pipelines import progress
 from pipelines.curve import MONITOR_EVERY, Curve, Row
@@ -20,6 +20,7 @@ from pipelines.early_stopping import METRIC, EarlyStopping
 from pipelines.stage import Stage, rank
 
 _SHOW_EVERY = 1.0  # seconds
+_FROZEN = 100.0  # a field or coupling so large that its unit never turns again
 _BOUNDS = ("elbo_validation", METRIC)  # figures that are shown from one look at the model to the next
 
 
@@ -127,6 +128,7 @@ class _Run:
         self.speed.see(done)
         row, last = self.curve.add(done), done.step == done.n_steps
         if row is not None:
+            self._look_for_frozen_units()
             if self.monitor is not None and (len(self.curve.rows) % MONITOR_EVERY == 0 or last):
                 stop |= self._look(row)
             told = row | self.speed.figures()
@@ -141,6 +143,18 @@ class _Run:
             self._save(self.folder)
             self.saved = time.monotonic()
         return stop
+
+    def _look_for_frozen_units(self) -> None:
+        """Raise FloatingPointError where an energy model ran away, which its chains can no longer show."""
+        if not isinstance(self.model, HasStatistics):
+            return
+        largest = {name: float(each.abs().max()) for name, each in self.model.state_dict().items()}
+        name = max(largest, key=lambda each: largest[each])
+        if largest[name] > _FROZEN:
+            raise FloatingPointError(
+                f"{self.stage.name}: {name} has reached {largest[name]:.3g} at step {self.done.step} of "
+                f"{self.done.n_steps}, where its unit never turns: give a lower learning_rate or more n_sweeps"
+            )
 
     def _look(self, row: Row) -> bool:
         """Have the first process add the monitored figures to its row; return whether to stop, to all."""
@@ -180,6 +194,9 @@ class _Run:
 
         Nothing is kept of a learner that has changed them before it saw that it failed.
         """
+        sound = all(bool((tensor.abs() <= _FROZEN).all()) for tensor in self.model.state_dict().values())
+        if isinstance(self.model, HasStatistics) and not sound:
+            return f"; what it was at its last checkpoint is in {self.folder}" if self.folder.exists() else ""
         finite = all(bool(tensor.isfinite().all()) for tensor in self.model.state_dict().values())
         if self.done.step == 0 or rank() > 0 or not finite:
             return ""

@@ -12,12 +12,14 @@ import pytest
 import torch
 from conftest import ROOT
 from killed import stage
-from test_gradient import Line, points
+from test_gradient import Line, pictures, points
 
 from genmodels.data import images
 from genmodels.errors import InputError
+from genmodels.learners.contrastive_divergence import ContrastiveDivergence
 from genmodels.learners.fit import Shuffled, Whole
 from genmodels.learners.gradient import Gradient
+from genmodels.models.rbm import RBM
 from genmodels.streams import Key
 from pipelines import params, progress, training
 from pipelines.early_stopping import EarlyStopping
@@ -136,6 +138,16 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(tmp_path
     twin = Line()
     list(training.fit(twin, Gradient(0.05, 9), Whole(points()), KEY, 2))
     assert torch.equal(model.W, twin.W)
+
+
+def test_an_energy_model_whose_units_are_frozen_ends_the_run(tmp_path: Path) -> None:
+    learner, x = ContrastiveDivergence(learning_rate=0.01, n_steps=9), 2.0 * pictures(20).float() - 1.0
+    model = RBM(x.shape[1], 4)
+    assert len(train(scratch(tmp_path), "fit", model, learner, Whole(x), KEY, 9)) == 9
+    model.c.data[2] = 1184.0
+    message = r"^train@line: c has reached 1.18e\+03 at step 1 of 9, .* learning_rate or more n_sweeps$"
+    with pytest.raises(FloatingPointError, match=message):
+        train(scratch(tmp_path / "runaway"), "fit", model, learner, Whole(x), KEY, 9)
 
 
 def prepared(folder: Path, x: torch.Tensor) -> images.Images:
