@@ -153,7 +153,7 @@ class _Run:
         if largest[name] > _FROZEN:
             raise FloatingPointError(
                 f"{self.stage.name}: {name} has reached {largest[name]:.3g} at step {self.done.step} of "
-                f"{self.done.n_steps}, where its unit never turns: give a lower learning_rate or more n_sweeps"
+                f"{self.done.n_steps}, where its unit never turns: lower learning_rate or raise n_sweeps"
             )
 
     def _look(self, row: Row) -> bool:

@@ -145,7 +145,7 @@ def test_an_energy_model_whose_units_are_frozen_ends_the_run(tmp_path: Path) -> 
     model = RBM(x.shape[1], 4)
     assert len(train(scratch(tmp_path), "fit", model, learner, Whole(x), KEY, 9)) == 9
     model.c.data[2] = 1184.0
-    message = r"^train@line: c has reached 1.18e\+03 at step 1 of 9, .* learning_rate or more n_sweeps$"
+    message = r"^train@line: c has reached 1.18e\+03 at step 1 of 9, .* learning_rate or raise n_sweeps$"
     with pytest.raises(FloatingPointError, match=message):
         train(scratch(tmp_path / "runaway"), "fit", model, learner, Whole(x), KEY, 9)
 
