@@ -146,9 +146,10 @@ class _Run:
 
     def _look_for_frozen_units(self) -> None:
         """Raise FloatingPointError where an energy model ran away, which its chains can no longer show."""
+        tensors = self.model.state_dict()
         if not isinstance(self.model, HasStatistics):
             return
-        largest = {name: float(each.abs().max()) for name, each in self.model.state_dict().items()}
+        largest = {name: float(each.abs().max()) for name, each in tensors.items()}
         name = max(largest, key=lambda each: largest[each])
         if largest[name] > _FROZEN:
             raise FloatingPointError(
