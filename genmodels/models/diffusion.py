@@ -119,8 +119,15 @@ class Diffusion(Denoiser):
         return BoundTerms(surprise, self.noise.prior(data), matching)
 
     def elbo(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return one unbiased draw of the bound  # (image, site) -> (image,), nats."""
-        return self.bound_terms(x, generator).elbo()
+        """Return one unbiased draw of the bound  # (image, site) -> (image,), nats.
+
+        Levels are stratified over the images, so that the mean over them scatters little.
+        """
+        data, levels = self.encode(x), stratified(generator, len(x))
+        eps = normal(generator, *x.shape, dtype=x.dtype)
+        matching = self.noise.costs(data, self.denoise, self.noise.strata(levels), eps)
+        surprise = self._surprise(x, data, generator, None)
+        return BoundTerms(surprise, self.noise.prior(data), matching).elbo()
 
     def loss(
         self, x: Tensor, generator: torch.Generator, labels: Tensor | None = None
