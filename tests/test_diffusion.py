@@ -495,6 +495,15 @@ def test_channels_are_the_last_of_a_site_and_reach_the_network_apart() -> None:
     assert torch.equal(seen[0][1, 2], z[1].view(2, 3, 3)[:, :, 2])
 
 
+def test_few_images_get_many_draws_of_the_bound() -> None:
+    model, x = exact(Exact, 50), STATES
+    many = torch.stack([model.elbo(x, Key(23, "many", r).torch()).mean() for r in range(40)])
+    one = torch.stack([model.bound_terms(x, Key(23, "one", r).torch()).elbo().mean() for r in range(40)])
+    error = math.hypot(float(many.std()), float(one.std())) / math.sqrt(40)
+    assert abs(float(many.mean() - one.mean())) < 3.0 * error
+    assert float(many.var()) < float(one.var()) / 3.0  # F(39, 39) of equal ones is that once in 2,000
+
+
 def test_the_loss_can_be_the_bound() -> None:
     model, x = exact(Exact, 50), STATES.repeat(60, 1)
     model.objective = "bound"
