@@ -33,6 +33,14 @@ LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", ".scratch", "out", "mlflow.db*", "mlartifacts", "__pycache__", "*.egg-info", ".*_cache",
     "dvc.lock", "cache", "tmp", "config.local", "site", ".cache",
 )  # fmt: skip
+def left_out(folder: str, names: list[str]) -> set[str]:
+    """Return what a copy of the project does without; it takes over the loops that are compiled."""
+    if Path(folder).parent == ROOT / "genmodels" / "compiled":
+        return {name for name in names if not name.endswith((".nbi", ".nbc"))}
+    ignored = set(LEFT_OUT(folder, names))
+    return ignored - {"__pycache__"} if Path(folder) == ROOT / "genmodels" / "compiled" else ignored
+
+
 SMALL: dict[str, Any] = {
     "threads": 1,
     "data.limit": 400,
@@ -111,7 +119,7 @@ class Checkout:
 
     def __init__(self, folder: Path, changes: dict[str, Any], git: bool = True) -> None:
         self.folder = folder
-        shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
+        shutil.copytree(ROOT, folder, ignore=left_out)
         self.change(changes)
         self.home = folder.with_name(f"{folder.name}-home")
         self.home.mkdir()

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 from conftest import Checkout
 
+pytestmark = pytest.mark.slow  # the whole pipeline, once
+
 EXACT = ("independent", "gaussian", "gaussian_mixture", "bernoulli_mixture", "rbm")
 BOUNDED = ("vae", "hvae", "diffusion")
 
