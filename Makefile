@@ -80,7 +80,7 @@ ui: setup ## open the tracked runs in MLflow, on loopback
 	$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db
 
 test: setup $(DEV) ## run the quick tests
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: setup $(DEV) ## run the slow tests too
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)

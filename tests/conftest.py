@@ -29,6 +29,7 @@ with pytest.MonkeyPatch.context() as patch:
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+OF_TWINS = tuple(f"test_{name}.py" for name in ("dependencies", "experiments", "pages", "pipeline", "tracking"))
 LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", ".scratch", "out", "mlflow.db*", "mlartifacts", "__pycache__", "*.egg-info", ".*_cache",
     "dvc.lock", "cache", "tmp", "config.local", "site", ".cache",
@@ -183,11 +184,17 @@ def may_unshare() -> bool:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, and all that look at the same two checkouts."""
-    for item in items:
-        shared = "twins" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("twins" if shared else item.path.stem))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file in one process, and in another one all that look at the same two checkouts."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "twins" if file.endswith(OF_TWINS) else file
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
