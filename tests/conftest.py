@@ -29,7 +29,7 @@ with pytest.MonkeyPatch.context() as patch:
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-OF_TWINS = tuple(f"test_{name}.py" for name in ("dependencies", "experiments", "pages", "pipeline", "tracking"))
+OF_TWINS = ("_dependencies.py", "_experiments.py", "_pages.py", "_pipeline.py", "_tracking.py")
 LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", ".scratch", "out", "mlflow.db*", "mlartifacts", "__pycache__", "*.egg-info", ".*_cache",
     "dvc.lock", "cache", "tmp", "config.local", "site", ".cache",
