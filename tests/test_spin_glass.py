@@ -155,7 +155,7 @@ def test_one_parent_carries_the_table_and_its_pictures_a_child_each_stage(glass:
     assert "glass.log_z.replica_exchange.stderr" in parent.data.metrics
     assert parent.data.metrics["mine.best_energy.exact"] == pytest.approx(lowest(FIELDS))
     at_the_top = {entry.path for entry in client.list_artifacts(parent.info.run_id)}
-    assert at_the_top == {"overview.png", "times.png", "report"}
+    assert at_the_top == {"overview.png", "times.png", "report", "table_of_models.json"}
     children = children_of(client, parent)
     assert sorted(children) == sorted(STAGES)
     assert {child.data.tags["dvc.cached"] for child in children.values()} == {"false"}
