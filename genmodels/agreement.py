@@ -10,7 +10,7 @@ from sklearn.svm import SVC
 from genmodels.data.captioned_digits import NAMES
 from genmodels.data.captions import CaptionedImages
 from genmodels.data.emoji_names import COLOURS
-from genmodels.estimate import Estimate
+from genmodels.estimators import sample_quality
 
 OTHER = ""  # the subject of whatever nobody asked for
 _NUMERALS = {str(k): name for k, name in enumerate(NAMES)}
@@ -102,18 +102,9 @@ class Subjects:
         return features
 
 
-def share(hits: list[bool], method: str) -> Estimate:
-    """Return the share of hits, its error that of the Beta(k + ½, n − k + ½) that k of n leave (Jeffreys)."""
-    n, k = len(hits), sum(hits)
-    a, b = k + 0.5, n - k + 0.5
-    error = math.sqrt(a * b / (a + b + 1.0)) / (a + b)
-    return Estimate(k / n, error, error, None, "estimate", "", "share", n, method)
-
-
 def distances(pictures: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the root mean squared difference of each picture from the nearest of others  # (picture,)."""
-    squared = (pictures**2).sum(1)[:, None] + (others**2).sum(1) - 2.0 * pictures @ others.T
-    nearest: np.ndarray = np.sqrt(squared.min(1).clip(0.0) / pictures.shape[1])
+    nearest: np.ndarray = sample_quality.nearest(pictures, others).distance / math.sqrt(pictures.shape[1])
     return nearest
 
 
@@ -122,11 +113,3 @@ def diversity(pictures: np.ndarray) -> float:
     n = len(pictures)
     pairs = [distances(pictures[[i]], pictures[[j]])[0] for i in range(n) for j in range(i)]
     return float(np.mean(pairs))
-
-
-def mean(values: np.ndarray, method: str) -> Estimate:
-    """Return the mean of independent values with its error."""
-    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
-    return Estimate(
-        float(values.mean()), error, error, None, "estimate", "", "of full scale", len(values), method
-    )

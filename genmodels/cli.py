@@ -142,8 +142,7 @@ def sample(
     from genmodels.streams import Key
     from genmodels.ways import way
 
-    if out.suffix.lower() != ".png":
-        raise InputError(f"--out {out}: pictures are written as PNG, give a name that ends in .png")
+    _require_png(out)
     model, config = load_model(model_dir), read_config(model_dir)
     given = {
         "method": method, "steps": steps, "label": label, "guidance": guidance, "radius": radius,
@@ -162,6 +161,11 @@ def sample(
         pictures.panels(shown, config["data"]["shape"], path)
     below = ", below them their pixels' means" if len(shown) > 1 else ""
     print(f"{out}: {n} pictures of seed {seed}{below}")
+
+
+def _require_png(out: Path) -> None:
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--out {out}: pictures are written as PNG, give a name that ends in .png")
 
 
 def _is_asked(model: Any, options: dict[str, Any]) -> bool:
@@ -203,8 +207,7 @@ def explain(
     from genmodels.artifacts import load_model, read_config
     from genmodels.streams import Key
 
-    if out.suffix.lower() != ".png":
-        raise InputError(f"--out {out}: pictures are written as PNG, give a name that ends in .png")
+    _require_png(out)
     model, shape = load_model(model_dir), read_config(model_dir)["data"]["shape"]
     seed = secrets.randbits(32) if seed is None else seed
     found = attention.explain(model, prompt, n, Key(seed, "sample"), guidance, steps, method)
@@ -245,11 +248,12 @@ def _table(name: str) -> dict[str, Any]:
 
 
 def _checked(table: Any, name: str) -> dict[str, Any]:
-    wanted = {"model", "name", "value", "stderr", "kind", "method", "reason", "unit"}
+    from genmodels.table import FIELDS
+
     if not (
         isinstance(table, dict)
         and isinstance(table.get("rows"), list)
-        and all(isinstance(row, dict) and wanted <= set(row) for row in table["rows"])
+        and all(isinstance(row, dict) and set(row) >= FIELDS for row in table["rows"])
         and _describes(table.get("data"), {row["name"].partition(".")[0] for row in table["rows"]})
     ):
         raise InputError(f"{name}: not a table of this program, as in out/main/report/table.json")

@@ -1,7 +1,6 @@
 """A latent diffusion model at work: what it sees in the noise at each step, and between two prompts."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +13,8 @@ from genmodels.streams import Streams
 @torch.no_grad()
 def film(
     model: Any, texts: Texts, streams: Streams, guidance: float = 3.0, n_steps: int = 30
-) -> Iterator[tuple[float, Tensor]]:
-    """Yield each level t, the noisiest first, and what the decoder makes of ŷ(z_t)  # (picture, site).
+) -> Iterator[Tensor]:
+    """Yield what the decoder makes of ŷ(z_t) at each level t, the noisiest first  # (picture, site).
 
     Args:
         model: A LatentDiffusion.
@@ -27,11 +26,8 @@ def film(
     Raises:
         InputError: too few steps.
     """
-    labels = torch.arange(len(streams), device=streams.device)
-    normal = partial(streams.normal, model.space.n_latent)
-    with model.prior.told(texts):
-        for t, _, y in model.prior.descend(normal, "ddim", n_steps, labels, guidance):
-            yield t, model.space.picture(y / model.space.scale)
+    for y in model.painting(streams, texts, None, guidance, n_steps, "ddim"):
+        yield model.seen(y)
 
 
 def between(texts: Texts, shares: Tensor) -> Texts:

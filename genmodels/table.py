@@ -8,6 +8,8 @@ from rich.table import Table
 
 from genmodels.ranking import ranked
 
+# What every row of a table says.
+FIELDS = frozenset({"model", "name", "value", "stderr", "kind", "method", "reason", "unit"})
 # What a likelihood is called, by its quantity: binary and grey images never share a column.
 HEADINGS = {"log_likelihood": "log-likelihood", "bits_per_dimension": "bits per dimension"}
 # Measures of samples, and what heads their columns: a name's last part is the space that it is measured in.

@@ -1,6 +1,5 @@
 """What each stage cost when it last ran here: `python -m pipelines.costs [params.yaml]`."""
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines import dag
-from pipelines.stage import one_line_errors
+from pipelines.stage import costs_so_far, one_line_errors
 
 
 def table(costs: Mapping[str, float], stages: list[str]) -> Table:
@@ -40,8 +39,7 @@ def table(costs: Mapping[str, float], stages: list[str]) -> Table:
 
 def show(params: Path) -> None:
     """Print what is in out/costs.json of the pipeline beside a params.yaml; nothing where nothing ran yet."""
-    path = Path("out/costs.json")
-    costs = json.loads(path.read_text()) if path.exists() else {}
+    costs = costs_so_far()
     stages = list(dag.entries(params.parent / "dvc.yaml"))
     if any(stage in costs for stage in stages):
         Console(width=None if Console().is_terminal else 100).print(table(costs, stages))

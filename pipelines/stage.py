@@ -1,7 +1,6 @@
 """What every stage does around its own work: parameters, threads, scratch, tracking, one-line errors."""
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -14,9 +13,11 @@ from typing import Any, NamedTuple
 import torch
 
 from genmodels import runs
-from genmodels.artifacts import write_json
+from genmodels.artifacts import read_json, write_json
 from genmodels.errors import InputError
 from pipelines import dag, execution, params, several, tracking
+
+_COSTS = Path("out/costs.json")
 
 
 class Stage(NamedTuple):
@@ -53,10 +54,14 @@ class Stage(NamedTuple):
     def cost(self, seconds: float, part: str = "") -> None:
         """Note in MLflow and in out/costs.json how long the stage, or a part of it, took; in no output."""
         self.run.metrics({f"seconds/{part}" if part else "seconds": seconds})
-        path = Path("out/costs.json")
-        path.parent.mkdir(exist_ok=True)
-        costs: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        write_json(path, costs | {f"{self.name}/{part}" if part else self.name: round(seconds, 2)})
+        _COSTS.parent.mkdir(exist_ok=True)
+        write_json(_COSTS, costs_so_far() | {f"{self.name}/{part}" if part else self.name: round(seconds, 2)})
+
+
+def costs_so_far() -> dict[str, Any]:
+    """Return the seconds of each stage, and of its parts, when it last ran here."""
+    known: dict[str, Any] = read_json(_COSTS) if _COSTS.exists() else {}
+    return known
 
 
 def arguments(name: str) -> argparse.Namespace:

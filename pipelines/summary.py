@@ -10,6 +10,7 @@ from typing import Any
 from genmodels.artifacts import read_json
 from genmodels.estimate import Estimate
 from pipelines.spool import milliseconds
+from pipelines.stage import costs_so_far
 
 Row = Mapping[str, Any]
 _TABLE = "table_of_models.json"
@@ -66,7 +67,7 @@ def log_models(
     numbers: dict[str, dict[str, float]] = defaultdict(dict)
     for model, name, value in metrics_of(rows):
         numbers[model][name] = value
-    run_ids, now = [], milliseconds()
+    run_ids, now, seconds = [], milliseconds(), seconds_of(list(numbers))
     for model, mine in numbers.items():
         own = {
             key.split(".", 2)[2]: value
@@ -78,7 +79,7 @@ def log_models(
         given = {"model": model} | own
         client.log_batch(
             run.info.run_id,
-            [Metric(key, value, now, 0) for key, value in (mine | seconds_of(model)).items()],
+            [Metric(key, value, now, 0) for key, value in (mine | seconds[model]).items()],
             [Param(key, str(value)) for key, value in given.items()],
         )
         client.set_terminated(run.info.run_id, "FINISHED")
@@ -86,9 +87,14 @@ def log_models(
     return run_ids
 
 
-def seconds_of(model: str) -> dict[str, float]:
-    """Return how long a model's stages took when they last ran on this machine: "seconds.train"."""
-    path = Path("out/costs.json")
-    costs = read_json(path) if path.exists() else {}
-    found = {f"seconds.{stage}": costs.get(f"{stage}@{model}") for stage in _STAGES}
-    return {name: float(value) for name, value in found.items() if value is not None}
+def seconds_of(models: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return how long each model's stages took when they last ran on this machine: "seconds.train"."""
+    costs = costs_so_far()
+    return {
+        model: {
+            f"seconds.{name}": float(costs[f"{name}@{model}"])
+            for name in _STAGES
+            if f"{name}@{model}" in costs
+        }
+        for model in models
+    }

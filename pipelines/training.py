@@ -144,16 +144,20 @@ class _Run:
             self.saved = time.monotonic()
         return stop
 
-    def _look_for_frozen_units(self) -> None:
-        """Raise FloatingPointError where an energy model ran away, which its chains can no longer show."""
+    def _frozen(self) -> tuple[str, float] | None:
+        """Return the parameter of an energy model at which a unit never turns again, and its size, if any."""
         tensors = self.model.state_dict()
         if not isinstance(self.model, HasStatistics):
-            return
+            return None
         largest = {name: float(each.abs().max()) for name, each in tensors.items()}
         name = max(largest, key=lambda each: largest[each])
-        if largest[name] > _FROZEN:
+        return (name, largest[name]) if largest[name] > _FROZEN else None
+
+    def _look_for_frozen_units(self) -> None:
+        """Raise FloatingPointError where an energy model ran away, which its chains can no longer show."""
+        if (frozen := self._frozen()) is not None:
             raise FloatingPointError(
-                f"{self.stage.name}: {name} has reached {largest[name]:.3g} at step {self.done.step} of "
+                f"{self.stage.name}: {frozen[0]} has reached {frozen[1]:.3g} at step {self.done.step} of "
                 f"{self.done.n_steps}, where its unit never turns: lower learning_rate or raise n_sweeps"
             )
 
@@ -195,8 +199,7 @@ class _Run:
 
         Nothing is kept of a learner that has changed them before it saw that it failed.
         """
-        sound = all(bool((tensor.abs() <= _FROZEN).all()) for tensor in self.model.state_dict().values())
-        if isinstance(self.model, HasStatistics) and not sound:
+        if self._frozen() is not None:
             return f"; what it was at its last checkpoint is in {self.folder}" if self.folder.exists() else ""
         finite = all(bool(tensor.isfinite().all()) for tensor in self.model.state_dict().values())
         if self.done.step == 0 or rank() > 0 or not finite:

@@ -11,7 +11,7 @@ import jinja2
 
 from genmodels.artifacts import new_file, read_json, write_json
 from genmodels.estimate import Estimate, joint_z_score
-from pipelines.stage import Stage, main
+from pipelines.stage import Stage, costs_so_far, main
 from stages.comparison import figures
 from stages.comparison.figures import words
 
@@ -66,8 +66,7 @@ def _agreement(name: str, rows: list[Row]) -> list[Row]:
 
 def _seconds(methods: list[str], instances: list[str]) -> dict[str, dict[str, float]]:
     """Return the seconds of each instance and method that this machine has measured."""
-    path = Path("out/costs.json")
-    costs = read_json(path) if path.exists() else {}
+    costs = costs_so_far()
     return {
         name: {
             method: costs[key] for method in methods if (key := f"sample_couplings@{method}/{name}") in costs

@@ -6,7 +6,7 @@ import numpy as np
 
 from genmodels.artifacts import new_file, read_json, write_json
 from genmodels.data import images, pictures
-from genmodels.estimate import Estimate
+from genmodels.estimate import Estimate, over_images
 from genmodels.estimators import sample_quality
 from genmodels.estimators.classifier import Features
 from genmodels.streams import Key
@@ -61,13 +61,10 @@ def _in_pixels(
         )
     distance = near.distance / (levels - 1)
     of_held_out = sample_quality.nearest(held_out, train).distance / (levels - 1)
-    error = float(distance.std(ddof=1)) / len(distance) ** 0.5
     method = (
         f"distance to the nearest of {len(train)} training images; {of_held_out.mean():.3g} for held-out ones"
     )
-    mean = Estimate(
-        float(distance.mean()), error, error, None, "estimate", "", "levels from 0 to 1", len(drawn), method
-    )
+    mean = over_images(distance, kind="estimate", method=method, unit="levels from 0 to 1")
     copied = sample_quality.copying(distance, of_held_out)
     return rows + _named("pixels", {"copying": copied, "nearest_training": mean})
 

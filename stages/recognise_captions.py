@@ -8,7 +8,7 @@ import numpy as np
 from genmodels import agreement
 from genmodels.artifacts import read_json, write_json
 from genmodels.data import captions
-from genmodels.estimate import Estimate
+from genmodels.estimate import Estimate, of_share, over_images
 from pipelines.stage import Stage, main
 
 _OF_TRAINING = "nearest training picture"
@@ -31,12 +31,13 @@ def work(stage: Stage) -> None:
     judge = agreement.Subjects(pictures, [it.subject for it in shown], images.shape)
     train = images.splits["train"]
     known = train.levels / (images.levels - 1.0)
+    learnt = {images.captions[number] for number in np.unique(train.captions)}
     by_prompt = []
     for prompt, what, its in zip(told["prompts"], wanted, painted, strict=True):
         by_prompt.append(
             {
                 "prompt": prompt,
-                "group": _group(prompt, images, told["held_out"]),
+                "group": _group(prompt, learnt, told["held_out"]),
                 "subject": [found == what.subject for found in judge.of(its)] if what.subject else [],
                 "colour": _coloured(its, what.colour, images.shape),
                 "nearest": agreement.distances(its, known).tolist(),
@@ -50,10 +51,9 @@ def work(stage: Stage) -> None:
     stage.run.file(out)
 
 
-def _group(prompt: str, images: captions.CaptionedImages, held_out: list[str]) -> str:
+def _group(prompt: str, learnt: set[str], held_out: list[str]) -> str:
     if prompt in held_out:
         return "held_out"
-    learnt = {images.captions[number] for number in np.unique(images.splits["train"].captions)}
     return "seen" if prompt in learnt else "new"
 
 
@@ -71,9 +71,9 @@ def _rows(by_prompt: list[dict[str, Any]], method: str) -> Iterable[dict[str, An
             continue
         yield from _agreeing(its, group, method)
         nearest = np.concatenate([it["nearest"] for it in its])
-        yield _row(f"nearest.{group}", agreement.mean(nearest, _OF_TRAINING))
+        yield _row(f"nearest.{group}", _mean(nearest, _OF_TRAINING))
         between_seeds = np.array([it["diversity"] for it in its])
-        yield _row(f"diversity.{group}", agreement.mean(between_seeds, "between seeds of a prompt"))
+        yield _row(f"diversity.{group}", _mean(between_seeds, "between seeds of a prompt"))
 
 
 def _agreeing(its: list[dict[str, Any]], group: str, method: str) -> Iterable[dict[str, Any]]:
@@ -86,7 +86,7 @@ def _agreeing(its: list[dict[str, Any]], group: str, method: str) -> Iterable[di
         ("both", both, f"{method}, and mean hue"),
     ):
         if hits:
-            yield _row(f"{name}.{group}", agreement.share(hits, how))
+            yield _row(f"{name}.{group}", _share(hits, how))
 
 
 def _checks(
@@ -102,10 +102,10 @@ def _checks(
         if it.colour and images.shape[2] == 3
     ]
     if hits:
-        yield _row("colour.real", agreement.share(hits, "mean hue"))
+        yield _row("colour.real", _share(hits, "mean hue"))
     yield _row("subject.real", _cross_validated(images, pictures, shown))
     test = images.splits["test"].levels / (images.levels - 1.0)
-    yield _row("nearest.real", agreement.mean(agreement.distances(test, known), _OF_TRAINING))
+    yield _row("nearest.real", _mean(agreement.distances(test, known), _OF_TRAINING))
 
 
 def _cross_validated(
@@ -119,7 +119,15 @@ def _cross_validated(
         judge = agreement.Subjects(pictures[rest], [shown[i].subject for i in rest], images.shape)
         asked = [i for i in left if shown[i].subject]
         hits += [a == shown[i].subject for i, a in zip(asked, judge.of(pictures[asked]), strict=True)]
-    return agreement.share(hits, f"support vector machine, {_FOLDS} folds")
+    return _share(hits, f"support vector machine, {_FOLDS} folds")
+
+
+def _share(hits: list[bool], method: str) -> Estimate:
+    return of_share(sum(hits), len(hits), unit="share", method=method)
+
+
+def _mean(values: np.ndarray, method: str) -> Estimate:
+    return over_images(values, kind="estimate", method=method, unit="of full scale")
 
 
 def _row(name: str, estimate: Estimate) -> dict[str, Any]:

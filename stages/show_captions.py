@@ -114,7 +114,7 @@ def _film(show: _Show) -> None:
         show.model, show.texts(prompts), Streams(show.key("film"), len(prompts)), settings.film_guidance,
         settings.film_steps,
     )  # fmt: skip
-    seen = np.stack([frame.numpy() for _, frame in frames])  # (frame, picture, site)
+    seen = np.stack([frame.numpy() for frame in frames])  # (frame, picture, site)
     kept = np.linspace(0, len(seen) - 1, settings.columns).round().astype(int)
     show.sheet("film.png", seen[kept].swapaxes(0, 1).reshape(-1, seen.shape[-1]), settings.columns)
     sheets = [pictures.grid(frame, show.shape, columns=len(prompts)) for frame in seen]

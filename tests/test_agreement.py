@@ -8,6 +8,7 @@ import pytest
 from genmodels import agreement
 from genmodels.agreement import Asked, asked, colour_of
 from genmodels.data.recolour import TINTS, Tint, recoloured
+from genmodels.estimate import of_share
 
 SHAPE = (16, 16, 3)
 
@@ -85,11 +86,11 @@ def test_subjects_are_told_apart_in_colours_never_seen() -> None:
 
 
 def test_shares_have_errors_even_if_all_hit() -> None:
-    every = agreement.share([True] * 20, "")
+    every = of_share(20, 20, unit="share", method="")
     assert every.value == 1.0
     assert every.stderr is not None
     assert 0.0 < every.stderr < 0.05
-    half = agreement.share([True, False] * 200, "")
+    half = of_share(200, 400, unit="share", method="")
     assert half.stderr == pytest.approx(math.sqrt(0.25 / 400), rel=0.01)
 
 

@@ -1,17 +1,13 @@
 """DVC experiments: each its own parent in MLflow, side by side in its comparison page."""
 
 import json
-import os
-import socket
-import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import chromium
-from conftest import BIN, Checkout, Listeners
+from browser import chromium, mlflow_ui
+from conftest import Checkout, Listeners
 from test_tracking import STAGES, children, parents
 
 LATENTS = (3, 5, 7)
@@ -87,38 +83,8 @@ def test_genmodels_compare_puts_experiments_side_by_side(experiments: Checkout) 
 
 @pytest.fixture
 def server(experiments: Checkout) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        BIN / "mlflow",
-        "ui",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--backend-store-uri",
-        "sqlite:///mlflow.db",
-    ]
-    process = subprocess.Popen(
-        command, cwd=experiments.folder, env=experiments.environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=1)
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "mlflow ui does not answer"
-                time.sleep(0.5)
+    with mlflow_ui(experiments) as address:
         yield address
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(20)
 
 
 @pytest.mark.browser

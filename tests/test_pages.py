@@ -1,17 +1,12 @@
 """The report and MLflow's comparison page in a real browser, at the width of a desk and of a phone."""
 
 import json
-import os
-import socket
-import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import WIDTHS, chromium, errors, overflow, pictures
-from conftest import BIN, Checkout, Listeners
+from browser import WIDTHS, chromium, errors, mlflow_ui, overflow, pictures
+from conftest import Checkout, Listeners
 from test_tracking import MODELS, YARDSTICKS, below, parents
 
 Twins = tuple[Checkout, Checkout, Listeners]
@@ -58,29 +53,8 @@ def test_the_report_as_it_is_seen(twins: Twins, width: int, tmp_path: Path) -> N
 @pytest.fixture
 def server(twins: Twins) -> Iterator[str]:
     """Return the address of MLflow's pages over the first checkout's runs."""
-    one = twins[0]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [BIN / "mlflow", "ui", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen(
-        [*command, "--backend-store-uri", "sqlite:///mlflow.db"], cwd=one.folder, env=one.environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 240
-        while True:
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=1)
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "mlflow ui does not answer"
-                time.sleep(0.5)
+    with mlflow_ui(twins[0]) as address:
         yield address
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(60)
 
 
 FIVE = ("rbm", "vae", "hvae", "diffusion", "bernoulli_mixture")

@@ -158,7 +158,7 @@ def test_a_film_ends_in_the_picture_and_a_way_between_prompts_at_both(folder: Pa
     model = load_model(folder)
     encoder = TextEncoder.known(model.text_encoder)
     texts = encoder.encode(["a heart", "a fish"])
-    *_, (_, last) = film(model, texts, Streams(KEY, 2), 3.0, 4)
+    *_, last = film(model, texts, Streams(KEY, 2), 3.0, 4)
     end = model.paint(Streams(KEY, 2), texts, None, 3.0, 4, "ddim")[1]
     torch.testing.assert_close(last, end, rtol=0, atol=1e-5)
     way = between(texts, torch.tensor([0.0, 0.5, 1.0]))

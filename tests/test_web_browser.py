@@ -1,7 +1,6 @@
 """`genmodels serve` as its users start it: in a real browser, and under the prompts of fifty at once."""
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from browser import chromium
 from conftest import ROOT, Listeners
 from pages import models, reader
 
@@ -19,10 +19,6 @@ from genmodels.networks.text_encoder import TextEncoder
 
 pytest.importorskip("gradio", reason="requirements-web.lock is not installed: make web")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 
 
 class Served:
@@ -61,22 +57,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def browser(served: Served, tmp_path: Path) -> Iterator[Any]:
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("no chromium and chromedriver here: Debian's packages chromium and chromium-driver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1280,1000"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    try:
+    with chromium(tmp_path / "profile", 1280, 1000, ("browser", "performance")) as driver:
         driver.get(served.address)
         yield Reader(driver)
-    finally:
-        driver.quit()
+
 
 
 class Reader:

@@ -1,5 +1,6 @@
 """A small classifier of real pictures, for the features that it makes of pictures."""
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -94,8 +95,6 @@ def learn(
         tuple(hidden), alpha=1e-3, max_iter=n_epochs, random_state=seed, n_iter_no_change=n_epochs
     )
     # Of scikit-learn's wish for more epochs nobody is to be told.
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         machine.fit(np.asarray(pixels, dtype=np.float64), labels)

@@ -83,14 +83,19 @@ def _averaged(log_p: np.ndarray, route: Route) -> Estimate:
     """Return the mean of log P − log q over draws of P."""
     if route.values is None:
         return undetermined(route.reason, unit="nats", n=0, method=route.method)
-    weights = np.full(len(log_p), 1.0 / len(log_p))
-    own = 0.0 if route.variances is None else float((weights**2 * route.variances).sum())
+    method = f"{route.method}, {len(log_p)} draws of P"
+    return _over_draws(log_p - route.values, route, _COST[route.kind], method)
+
+
+def _over_draws(differences: np.ndarray, route: Route, kind: Kind, method: str) -> Estimate:
+    """Return the mean of what differs from a route's values by known numbers  # (draw,), nats."""
+    weights = np.full(len(differences), 1.0 / len(differences))
     return over_images(
-        log_p - route.values,
-        kind=_COST[route.kind],
-        method=f"{route.method}, {len(log_p)} draws of P",
+        differences,
+        kind=kind,
+        method=method,
         stderr_estimator=route.error(weights),
-        own_variance=own,
+        own_variance=route.own_variance(weights),
         unit="nats",
     )
 
@@ -121,13 +126,5 @@ def _by_draws(model: Any, target: Target, key: Key, effort: Effort) -> Estimate:
     first = likelihood.routes(model, v.float(), key, {}, effort)[0]
     if first.values is None:
         return undetermined(first.reason, unit="nats", n=0, method=first.method)
-    weights = np.full(N_DRAWS, 1.0 / N_DRAWS)
-    own = 0.0 if first.variances is None else float((weights**2 * first.variances).sum())
-    return over_images(
-        first.values - target.log_p[places],
-        kind=first.kind,
-        method=f"{first.method}, {N_DRAWS} draws of the model",
-        stderr_estimator=first.error(weights),
-        own_variance=own,
-        unit="nats",
-    )
+    method = f"{first.method}, {N_DRAWS} draws of the model"
+    return _over_draws(first.values - target.log_p[places], first, first.kind, method)

@@ -82,15 +82,16 @@ class Route(NamedTuple):
             kind=_BITS.get(self.kind, self.kind) if bits else self.kind,
             method=method,
             stderr_estimator=abs(scale) * self.error(weights),
-            own_variance=scale**2 * self._own_variance(weights),
+            own_variance=scale**2 * self.own_variance(weights),
             unit=unit,
         )
 
     def error(self, weights: np.ndarray) -> float:
         """Return the estimator's standard error of Σ_i w_i log q(x_i), with Σ w = 1."""
-        return math.hypot(math.sqrt(self._own_variance(weights)), self.shared)
+        return math.hypot(math.sqrt(self.own_variance(weights)), self.shared)
 
-    def _own_variance(self, weights: np.ndarray) -> float:
+    def own_variance(self, weights: np.ndarray) -> float:
+        """Return the part of `error`² from random numbers that are each image's own."""
         return 0.0 if self.variances is None else float((weights**2 * self.variances).sum())
 
     def moved(self, name: str, better: np.ndarray, kind: Kind, method: str) -> "Route":

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from genmodels.estimate import Estimate, of_share, undetermined
+from genmodels.estimate import Estimate, of_share, over_images, undetermined
 from genmodels.estimators import jackknife
 
 N_NEIGHBOURS = 5  # whose distance is the radius of a real point's ball
@@ -78,10 +78,7 @@ def neighbourhoods(real: np.ndarray, drawn: np.ndarray, space: str) -> dict[str,
         for name, hits in shares.items()
     }
     counts = within_real.sum(0) / k
-    error = float(counts.std(ddof=1)) / math.sqrt(len(counts))
-    found["density"] = Estimate(
-        float(counts.mean()), error, error, None, "estimate", "", "", len(counts), method
-    )
+    found["density"] = over_images(counts, kind="estimate", method=method, unit="")
     return found
 
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from genmodels.errors import InputError
+from genmodels.networks.sketches import watched
 from genmodels.web import cards, limits
 from genmodels.web.picture import Picture
-from genmodels.web.studio import Drawn, Studio
-from genmodels.web.wish import Wish, wish
+from genmodels.web.studio import Drawn, Frame, Studio
+from genmodels.web.wish import Wish, spoken, wish
 
 _KEPT = 48  # pictures of a session
 _FAULTS = (InputError, FloatingPointError)
@@ -29,9 +30,8 @@ class Desk:
         """Yield pictures of a prompt while they come to be; those kept from before move down at the end."""
         try:
             name = limits.one_of("model", model, self.studio.names("text"))
-            wanted = wish(seed=seed, n=n, prompt=prompt, negative=negative, steps=steps, guidance=guidance)
-            if not wanted.prompt:
-                raise InputError("prompt: it is empty, say what the pictures are to show")
+            asked = {"prompt": prompt, "negative": negative, "steps": steps, "guidance": guidance}
+            wanted = spoken(wish(seed=seed, n=n, **asked))
             yield cards.status("Reading the prompt …"), None, None, None
             drawn = yield from self._live(name, wanted, lambda said, shown: (said, shown, None, None))
         except _FAULTS as error:
@@ -83,14 +83,12 @@ class Desk:
             unit = "sweep"
         way = self.studio.draw(name, wanted)
         yield shown(cards.status(f"{name}: starting …"), "")
-        while True:
-            try:
-                frame = next(way)
-            except StopIteration as stop:
-                drawn: Drawn = stop.value
-                return drawn
+
+        def look(frame: Frame) -> Any:
             said = f"{name}: {unit} {frame.done} of {frame.total}"
-            yield shown(cards.status(said), cards.sheet(frame, shape))
+            return shown(cards.status(said), cards.sheet(frame, shape))
+
+        return (yield from watched(way, look))
 
 
 def _said(drawn: Drawn, wanted: Wish) -> str:

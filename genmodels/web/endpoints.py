@@ -10,7 +10,7 @@ from genmodels.networks.sketches import finished
 from genmodels.web import limits
 from genmodels.web.likelihoods import Line
 from genmodels.web.studio import Studio
-from genmodels.web.wish import wish
+from genmodels.web.wish import spoken, wish
 
 
 class Endpoints:
@@ -65,9 +65,7 @@ class Endpoints:
             if not known:
                 raise InputError("model: none that draws from text is served here")
             name = limits.one_of("model", model, known)
-            wanted = wish(**asked)
-            if "prompt" in asked and not wanted.prompt:
-                raise InputError("prompt: it is empty, say what the pictures are to show")
+            wanted = spoken(wish(**asked)) if "prompt" in asked else wish(**asked)
             drawn = finished(self.studio.draw(name, wanted))
         except (InputError, FloatingPointError) as error:
             raise gr.Error(str(error), print_exception=False) from error

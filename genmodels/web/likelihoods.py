@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from genmodels.artifacts import read_json
-from genmodels.table import HEADINGS
+from genmodels.table import FIELDS, HEADINGS
 from genmodels.web.shelf import Entry
-
-_WANTED = {"model", "name", "value", "stderr", "kind", "method", "reason", "unit"}
 
 
 class Line(NamedTuple):
@@ -45,7 +43,7 @@ def _lines(path: Path) -> Iterator[Line]:
     if not isinstance(table, dict) or not isinstance(table.get("rows"), list):
         return
     rows = [row | {"model": row.get("model", table.get("model"))} for row in table["rows"]]
-    rows = [row for row in rows if row.keys() >= _WANTED and row["name"].split(".")[0] in HEADINGS]
+    rows = [row for row in rows if row.keys() >= FIELDS and row["name"].split(".")[0] in HEADINGS]
     plain = {row["model"] for row in rows if row["name"] in HEADINGS}
     for row in rows:
         _, _, of = row["name"].partition(".")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from genmodels.errors import InputError
 from genmodels.web import limits
 
 SHOWN = ("probabilities", "samples")
@@ -42,3 +43,14 @@ def wish(**asked: Any) -> Wish:
         InputError: a value beyond its limits.
     """
     return Wish(**{name: _CHECKS[name](value) for name, value in asked.items()})
+
+
+def spoken(wanted: Wish) -> Wish:
+    """Return a wish for pictures of what its prompt says.
+
+    Raises:
+        InputError: it says nothing.
+    """
+    if not wanted.prompt:
+        raise InputError("prompt: it is empty, say what the pictures are to show")
+    return wanted
