@@ -93,12 +93,20 @@ def of_rbms(work: Work, v: Tensor) -> Run:
 
 
 def of_sklearn(work: Work, v: Tensor) -> Run:
-    """Return a step of scikit-learn, in float32."""
-    machine, images = BernoulliRBM(work.n_hidden, learning_rate=RATE, random_state=1), v.numpy()
-    machine.partial_fit(images)
+    """Return a step of scikit-learn, in float32 and with a chain for each image of the batch.
+
+    `fit` makes parameters and chains of the images' type; `partial_fit`, which makes one step, turns all into
+    float64, so that what both call is called here.
+    """
+    machine = BernoulliRBM(work.n_hidden, batch_size=work.batch, learning_rate=RATE, n_iter=1)
+    images = v.numpy()
+    machine.random_state = np.random.RandomState(1)
+    machine.fit(images)
+    assert {machine.components_.dtype, machine.h_samples_.dtype} == {np.dtype("float32")}
+    assert len(machine.h_samples_) == work.batch
 
     def run() -> None:
-        machine.partial_fit(images)
+        machine._fit(images, machine.random_state)
 
     return run
 

@@ -152,6 +152,21 @@ class HasContrastiveStep(Protocol):
 
 
 @runtime_checkable
+class HasClimb(Protocol):
+    """A model that goes along its centred gradient, weight decay included, for less than its parts."""
+
+    def climb(self, difference: dict[str, Tensor], centres: dict[str, Tensor], pace: Pace) -> float | None:
+        """Change the parameters, if the direction is finite, and return its length; or do nothing, and None.
+
+        Args:
+            difference: ⟨s⟩_data − ⟨s⟩_θ, by parameter; may be changed.
+            centres: Of the units that each bias belongs to, by bias; none for 0.
+            pace: How far it goes.
+        """
+        ...
+
+
+@runtime_checkable
 class HasReference(Protocol):
     """A path P_β(x) ∝ exp(−βE(x) − E_0(x)) that starts from a distribution other than the uniform one."""
 

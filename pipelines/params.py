@@ -23,7 +23,6 @@ SCHEMAS = {  # imported on use, each what it checks against
     "learning_rules": "pipelines.schema.learning_rules:Params",
     "mnist": "pipelines.schema.named:BinarisedMNIST",
     "spin_glass": "pipelines.schema.spin_glass:Params",
-    "text_to_digits": "pipelines.schema.text_to_image:Params",
     "text_to_image": "pipelines.schema.text_to_image:Params",
 }
 

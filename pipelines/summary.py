@@ -29,9 +29,8 @@ def metrics_of(rows: Sequence[Row]) -> Iterator[tuple[str, str, float]]:
             yield row["model"], f"{row['name']}.stderr", estimate.stderr
 
 
-def log_table(client: Any, parent: str, table: Mapping[str, Any]) -> None:
-    """Put the rows on the parent as a table that MLflow shows, and which images they are of."""
-    rows = table["rows"]
+def log_table(client: Any, parent: str, rows: Sequence[Row]) -> None:
+    """Put the rows on the parent as a table that MLflow shows."""
     columns = {name: [row.get(name) for row in rows] for name in _COLUMNS}
     client.log_table(parent, columns, _TABLE)
 
@@ -92,9 +91,10 @@ def seconds_of(models: Sequence[str]) -> dict[str, dict[str, float]]:
     costs = costs_so_far()
     return {
         model: {
-            f"seconds.{name}": float(costs[f"{name}@{model}"])
+            f"seconds.{name}": float(costs[stage])
             for name in _STAGES
-            if f"{name}@{model}" in costs
+            for stage in (f"{name}@{model}", f"{name}_{model}")  # train@vae, train_latent_diffusion
+            if stage in costs
         }
         for model in models
     }

@@ -112,6 +112,7 @@ def _page(
     report, order = stage.out / "report", _order(tracks)
     shown = {name: report / f"{name}.png" for name in ("likelihood", "samples", "curves", "log_z", "quality")}
     shown["preview"] = stage.out / "prepare" / "preview.png"
+    shown["from_text"] = stage.out / "paint_captions" / "pictures.png"
     pictures = {name: _embedded(path) for name, path in shown.items() if path.exists()}
     if "target" in statistics:
         pictures |= _divergence(_curves(stage), statistics["target"]["entropy"])

@@ -41,8 +41,8 @@ def _close(folder: Path, path: Path) -> None:
     for entry in entries.values():
         if entry.name not in executed and entry.name != "track":
             _back_fill(client, experiment, parent, entry)
-    (table,) = (dep for dep in entries["track"].deps if dep.name == "table.json")
-    _summarise(client, experiment, parent, path, table)
+    tables = [dep for dep in entries["track"].deps if dep.name == "table.json"]
+    _summarise(client, experiment, parent, path, tables)
     client.set_terminated(parent, "FINISHED")
     shutil.rmtree(folder)
 
@@ -70,27 +70,32 @@ def _back_fill(client: Any, experiment: str, parent: str, entry: dag.Entry) -> N
     client.set_terminated(run.info.run_id, "FINISHED")
 
 
-def _summarise(client: Any, experiment: str, parent: str, path: Path, table: Path) -> None:
-    """Put the table, its pictures, all parameters and the data on the parent; and a run a model below it."""
+def _summarise(client: Any, experiment: str, parent: str, path: Path, tables: list[Path]) -> None:
+    """Put tables, their pictures, all parameters and the data on the parent; and a run a model below it."""
     from mlflow.entities import Metric, Param, RunTag
 
-    now, content = milliseconds(), json.loads(table.read_text())
-    numbers = summary.metrics_of(content["rows"])
+    now, contents = milliseconds(), [json.loads(table.read_text()) for table in tables]
+    numbers = summary.metrics_of(rows_of(contents))
     metrics = [Metric(f"{model}.{name}", value, now, 0) for model, name, value in numbers]
     flat = params.flat(params.read(path))
     tags = [RunTag("mlflow.source.git.commit", _commit())] if _commit() else []
     for first in range(0, len(metrics), _BATCH):
         client.log_batch(parent, metrics[first : first + _BATCH])
     client.log_batch(parent, params=[Param(key, str(value)) for key, value in flat.items()], tags=tags)
-    summary.log_table(client, parent, content)
-    children = []
-    if "data" in content:  # a table of models, and not of samplers
-        children = summary.log_models(client, experiment, parent, content["rows"], flat)
+    summary.log_table(client, parent, rows_of(contents))
+    of_models = [content for content in contents if "data" in content]  # and not of samplers
+    children = summary.log_models(client, experiment, parent, rows_of(of_models), flat)
     summary.log_data(client, [parent, *children], out_folder(path) / "prepare")
-    for picture in sorted(table.parent.glob("*.png")):
-        client.log_artifact(parent, str(picture))  # at the top, where MLflow's comparison page looks for them
-    for file in (table.parent / "report.html", table):
-        client.log_artifact(parent, str(file), "report")
+    for table in tables:
+        for picture in sorted(table.parent.glob("*.png")):
+            client.log_artifact(parent, str(picture))  # at the top, where MLflow's comparison page looks
+        for file in (table.parent / "report.html", table):
+            client.log_artifact(parent, str(file), table.parent.name if len(tables) > 1 else "report")
+
+
+def rows_of(contents: list[dict[str, Any]]) -> list[summary.Row]:
+    """Return the rows of several tables, one table after the other."""
+    return [row for content in contents for row in content["rows"]]
 
 
 def _commit() -> str:

@@ -82,6 +82,22 @@ SMALL: dict[str, Any] = {
     "evaluate.noise_levels": 8,
     "evaluate.noise_repeats": 2,
     "sample.n": 14,
+    "prepare_captions.limit": 200,
+    "train_autoencoder.channels": [8, 8],
+    "train_autoencoder.steps": 30,
+    "train_latent_diffusion.channels": [8, 8],
+    "train_latent_diffusion.T": 50,
+    "train_latent_diffusion.steps": 30,
+    "evaluate_captions.images": 16,
+    "evaluate_captions.noise_levels": 4,
+    "evaluate_captions.noise_repeats": 2,
+    "paint_captions.prompts": ["a handwritten three", "the digit 8"],
+    "paint_captions.n": 4,
+    "paint_captions.steps": 5,
+    "show_captions.seeds": 2,
+    "show_captions.steps": 4,
+    "show_captions.columns": 3,
+    "show_captions.film_steps": 4,
 }
 
 

@@ -107,16 +107,52 @@ def test_probabilities_hold_from_end_to_end() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_means_are_hyperbolic_tangents(dtype: torch.dtype) -> None:
     fields = torch.linspace(-30.0, 30.0, 400).view(4, 100).to(dtype)
-    h, weights = torch.linspace(-1.0, 1.0, 100), torch.tensor([1.0, -1.0, 0.25, 2.0])
-    exact = (torch.tanh(fields.double() + h.double()) * weights[:, None].double()).to(dtype)
-    found = bipartite.means(fields, h, weights)
-    assert found.dtype == dtype
+    h, weights = torch.linspace(-1.0, 1.0, 100), [1.0, -1.0, 0.25, 2.0]
+    found = torch.empty_like(fields)
+    for row, weight in enumerate(weights):
+        bipartite.means(fields[row : row + 1], h, weight, found[row : row + 1])
+    exact = (torch.tanh(fields.double() + h.double()) * torch.tensor(weights)[:, None].double()).to(dtype)
     if dtype == torch.float32:
         assert torch.allclose(found, exact, rtol=0.0, atol=4e-7)
     else:
         # What lies at the middle between two numbers may be rounded to the other.
         assert float((found == exact).double().mean()) > 0.98
         assert torch.allclose(found, exact, rtol=2.0**-7, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_of_two_matrices_become_columns_of_one(dtype: torch.dtype) -> None:
+    whole = torch.randn(37, 90, generator=KEY.torch()).to(dtype)
+    one, other = whole[:, :50], torch.randn(18, 50, generator=KEY.child("b").torch()).to(dtype)
+    found, sums = bipartite.turned(one, other)
+    assert found.is_contiguous()
+    assert torch.equal(found, torch.cat([one, other]).T)
+    for part, total in zip((one, other), sums, strict=True):
+        assert torch.allclose(total, part.float().sum(0), atol=1e-5)
+        assert not torch.allclose(total, part[1:].float().sum(0), atol=1e-2)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_one_pass_climbs_as_the_direction_says(centred: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # More couplings than one loop takes.
+    x = torch.randn(30, 300, generator=KEY.torch()).sign()
+    rule = ContrastiveDivergence(learning_rate=0.1, weight_decay=0.3, centred=centred)
+    found = []
+    for compiled in (True, False):
+        if not compiled:
+            monkeypatch.setattr(RBM, "climb", lambda *_: None)
+        model = rbm(300, 230, 0.1)
+        state, metrics = rule.init(model), {}
+        for t in range(3):  # centres slide after the first step
+            state, metrics = rule.step(model, state, x.roll(t, 1), KEY.at(round=t))
+        found.append((model, metrics["gradient_norm"]))
+    (one, norm), (other, same) = found
+    assert norm == pytest.approx(same, rel=1e-5)
+    start = rbm(300, 230, 0.1)
+    for name in ("W", "b", "c"):
+        step = getattr(other, name) - getattr(start, name)
+        assert torch.allclose(getattr(one, name) - getattr(start, name), step, atol=1e-5)
+        assert step.abs().max() > 1e-3
 
 
 def rbm(n_visible: int, n_hidden: int, scale: float) -> RBM:
@@ -163,15 +199,17 @@ def test_bfloat16_samples_have_the_moments_of_the_machine(monkeypatch: pytest.Mo
     assert deviation(model, rounded.x) > 8.0
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_a_contrast_is_the_difference_of_two_statistics(dtype: torch.dtype) -> None:
     model = rbm(90, 50, 0.2)
     data, fantasy = (torch.randn(size, generator=KEY.torch()).sign() for size in ((70, 90), (40, 140)))
+    if dtype == torch.float64:
+        model, data, fantasy = model.double(), data.double(), fantasy.double()
     with torch.no_grad():
         one, other = model.statistics(data), model.statistics(fantasy)
         difference, means = model.contrast(data, fantasy.to(dtype))
         known, _ = model.contrast(data, fantasy.to(dtype), (data @ model.W).to(dtype))
-    tolerance = 1e-5 if dtype == torch.float32 else 0.01
+    tolerance = 0.01 if dtype == torch.bfloat16 else 1e-5
     for name in ("W", "b", "c"):
         assert torch.allclose(difference[name], one[name] - other[name], atol=tolerance)
         assert torch.allclose(known[name], difference[name], atol=tolerance)

@@ -119,9 +119,9 @@ def test_an_unknown_key_below_a_name_of_the_users_own_is_found(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (GOOD.replace("latent:", "latents:"), ("train.vae.latents", "did you mean 'latent'")),
+        (GOOD.replace("latent:", "latents:", 1), ("train.vae.latents", "did you mean 'latent'")),
         (GOOD.replace("seed:", "sede:"), ("sede", "did you mean 'seed'")),
-        (GLASS.replace("pipeline: spin_glass\n", ""), ("unknown key", "known here are")),
+        (GLASS.replace("pipeline: spin_glass\n", ""), ("prepare_couplings", "unknown key")),
         (GOOD + "\nzzz: 1\n", ("zzz = 1: unknown key", "known here are")),
         (without(GOOD, "train.vae.latent"), ("train.vae.latent: missing",)),
         (without(GOOD, "sample"), ("sample: missing",)),

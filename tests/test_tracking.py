@@ -22,8 +22,9 @@ from pipelines.execution import Execution
 from stages import track
 
 Twins = tuple[Checkout, Checkout, Listeners]
-STAGES = 48  # all but track, which is none of the children
+STAGES = 56  # all but track, which is none of the children
 YARDSTICKS = {"validation_images", "training_images"}
+FROM_TEXT = {"autoencoder", "latent_diffusion"}
 MODELS = {
     "independent",
     "gaussian",
@@ -78,7 +79,7 @@ def test_one_parent_with_a_finished_child_for_every_stage(twins: Twins) -> None:
     assert "track" not in mine
     assert {run.info.status for run in [parent, *mine.values()]} == {"FINISHED"}
     assert {run.data.tags["dvc.cached"] for run in mine.values()} == {"false"}
-    assert len(runs(folder)) == STAGES + 1 + len(MODELS) + len(YARDSTICKS)
+    assert len(runs(folder)) == STAGES + 1 + len(MODELS | YARDSTICKS | FROM_TEXT)
 
 
 def test_the_parent_carries_parameters_numbers_pictures_and_the_commit(twins: Twins) -> None:
@@ -106,7 +107,7 @@ def test_a_run_a_model_has_numbers_and_parameters_of_the_same_names(twins: Twins
         for name, run in below(folder, parent).items()
         if run.data.tags.get("genmodels.kind") == "model"
     }
-    assert set(models) == MODELS | YARDSTICKS
+    assert set(models) == MODELS | YARDSTICKS | FROM_TEXT
     alike = {"log_likelihood", "log_likelihood.stderr", "frechet_distance.classifier", "recall.classifier"}
     alike |= {"copying.pixels", "seconds.evaluate", "seconds.sample"}
     for name in MODELS:
@@ -114,6 +115,7 @@ def test_a_run_a_model_has_numbers_and_parameters_of_the_same_names(twins: Twins
         assert models[name].data.params["model"] == name
         assert models[name].info.status == "FINISHED"
     assert {"seconds.train", "log_likelihood.elbo"} <= set(models["vae"].data.metrics)
+    assert {"seconds.train", "nats.lost_by_shuffling.test"} <= set(models["latent_diffusion"].data.metrics)
     assert models["vae"].data.params["latent"] == parent.data.params["train.vae.latent"]
     table = {
         (row["model"], row["name"]): row["value"]
@@ -125,7 +127,8 @@ def test_a_run_a_model_has_numbers_and_parameters_of_the_same_names(twins: Twins
 def test_the_parent_has_the_table_and_every_run_its_data(twins: Twins) -> None:
     folder = twins[0].folder
     (parent,) = parents(folder)
-    rows = json.loads((folder / "out/main/report/table.json").read_text())["rows"]
+    tables = [folder / f"out/main/{made_by}/table.json" for made_by in ("report", "report_captions")]
+    rows = [row for path in tables for row in json.loads(path.read_text())["rows"]]
     store = connected(folder)
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     mlflow.set_experiment("genmodels")
@@ -158,7 +161,8 @@ def test_children_have_their_parameters_metrics_over_steps_and_pictures(twins: T
 
 def test_models_are_registered_and_load_and_draw_the_same_for_the_same_seed(twins: Twins) -> None:
     folder = twins[0].folder
-    assert {model.name for model in connected(folder).search_registered_models()} == MODELS
+    registered = {model.name for model in connected(folder).search_registered_models()}
+    assert registered == MODELS | {"latent_diffusion"}
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     for name in ("bernoulli_mixture", "rbm"):
         model = mlflow.pyfunc.load_model(f"models:/{name}/1")

@@ -82,17 +82,36 @@ def sweep(
     return -((x[:, :n_visible] * field).sum(1) + x @ machine.h)
 
 
-def means(field: Tensor, h: Tensor, weights: Tensor) -> Tensor:
-    """Return w_r tanh(λ + h) in the precision of λ  # (replica, site), (site,), (replica,)."""
-    if field.device.type != "cpu":
-        return torch.tanh(field + h).mul_(weights[:, None]).to(field.dtype)
-    z = torch.empty_like(field)
-    logistic.means(_bits(field), h.numpy(), weights.numpy(), _bits(z), _shift(z))
-    return z
+def means(field: Tensor, h: Tensor, weight: float, z: Tensor) -> None:
+    """Fill in z = w tanh(λ + h), in the precision of λ  # (replica, site), (site,), (replica, site)."""
+    if _in_loops(field):
+        logistic.means(_bits(field), h.numpy(), np.float32(weight), _bits(z), _shift(z))
+    else:
+        z.copy_(torch.tanh(field + h).mul_(weight))
+
+
+def turned(*parts: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return rows of several matrices as columns of one, and each matrix's sum over its rows.
+
+    What takes torch most of the time of a product takes one pass here  # (row, site) each, (site, all rows).
+    """
+    if not all(map(_in_loops, parts)):
+        return torch.cat(parts).T, [part.sum(0) for part in parts]
+    to, place, sums = parts[0].new_empty(parts[0].shape[1], sum(map(len, parts))), 0, []
+    for part in parts:
+        total = torch.zeros(part.shape[1])
+        logistic.turn(_bits(part), _bits(to), place, total.numpy(), _shift(part))
+        place += len(part)
+        sums.append(total)
+    return to, sums
 
 
 def _places(machine: Bipartite) -> int:
     return (max(machine.W.shape) + 2 * WORDS - 1) // (2 * WORDS)
+
+
+def _in_loops(x: Tensor) -> bool:
+    return x.is_cpu and x.dtype in (torch.float32, torch.bfloat16)
 
 
 def _bits(x: Tensor) -> np.ndarray:

@@ -172,3 +172,24 @@ def _climb(
         for j in range(n):
             c[j] += rate * dc[j]
     return np.sqrt(square)
+
+
+@partial(Loop, compile_=contracted)
+def climb(
+    W: Any, b: Any, c: Any, dW: Any, dx: Any, dz: Any, mu: Any, lam: Any, decay: Any, rate: Any
+) -> Any:
+    """Go along the centred direction (`RBM.centred`) in place, if it is finite, and return its length.
+
+    Args:
+        W: Changed, as are b and c  # (visible, hidden), float32
+        b: Fields  # (visible,), float32
+        c: Fields  # (hidden,), float32
+        dW: The contrast of xzᵀ; changed  # (visible, hidden), float32
+        dx: The contrast of x  # (visible,), float32
+        dz: That of z  # (hidden,), float32
+        mu: Centres of the visible units  # (visible,), float32
+        lam: Those of the hidden ones  # (hidden,), float32
+        decay: A penalty ½ decay |W|².
+        rate: Length of the step over that of the direction.
+    """
+    return _climb(W, b, c, dW, dx, dz, mu, lam, np.float32(decay), np.float32(rate))

@@ -19,6 +19,7 @@ _C2, _C3 = np.float32(0.240226509), np.float32(0.0555032723)
 _C4, _C5, _C6 = np.float32(0.00961805668), np.float32(0.00134004282), np.float32(0.000154614447)
 UP, SIGN = np.int32(0x3F800000), np.int32(-0x80000000)  # the bits of 1, and those of −1 but not of 1
 _NEAR, _EVEN = np.int32(0x7FFF), np.int32(1)
+_BLOCK = 16  # rows turned together: float32 that fill a line of the cache
 
 
 @inlined
@@ -77,22 +78,45 @@ def draw(
 
 
 @partial(Loop, compile_=contracted)
-def means(fields: Any, h: Any, weights: Any, z: Any, shift: Any) -> None:
-    """Fill in w_r tanh(λ + h), the weighted means of spins with these fields at β = 1.
+def means(fields: Any, h: Any, weight: Any, z: Any, shift: Any) -> None:
+    """Fill in w tanh(λ + h), the weighted means of spins with these fields at β = 1.
 
     Args:
         fields: λ, the bits of float32 or of the upper half of such  # (replica, site)
         h: Fields  # (site,), float32
-        weights: w  # (replica,), float32
+        weight: w, float32.
         z: Changed; bits as those of the fields  # (replica, site)
         shift: 0 for float32, 16 for bfloat16.
     """
     n = uint64(fields.shape[1])
     half = np.int32(shift > 0)
     for r in range(fields.shape[0]):
-        row, to, weight = fields[r], z[r], weights[r]
+        row, to = fields[r], z[r]
         for j in range(n):
             bits = bits_of(weight * mean(float_of(np.int32(np.int32(row[j]) << shift)) + h[j]))
             # To the nearest, and of two to the even one.
             bits = np.int32(bits + half * np.int32(_NEAR + (np.int32(bits >> shift) & _EVEN)))
             to[j] = np.int32(bits >> shift)
+
+
+@partial(Loop, compile_=contracted)
+def turn(x: Any, to: Any, first: Any, total: Any, shift: Any) -> None:
+    """Write rows as columns, and add them up.
+
+    Args:
+        x: Bits of float32 or of the upper half of such  # (row, site)
+        to: Changed, from column `first` on; bits as those of x  # (site, column)
+        first: Where the columns start.
+        total: Changed  # (site,), float32
+        shift: 0 for float32, 16 for bfloat16.
+    """
+    n_rows, n_sites = x.shape
+    for r0 in range(0, n_rows, _BLOCK):
+        size = uint64(min(_BLOCK, n_rows - r0))
+        for r in range(r0, r0 + size):
+            for i in range(uint64(n_sites)):
+                total[i] += float_of(np.int32(np.int32(x[r, i]) << shift))
+        for i in range(n_sites):
+            row = to[i, first + r0 :]
+            for r in range(size):
+                row[r] = x[uint64(r0) + r, i]

@@ -131,7 +131,10 @@ class Ascent(ABC):
 
     def move(self, model: Any, state: Climb, batch: Tensor, key: Key) -> Moved:
         """Change the parameters along the direction, unless that is not finite  # batch (image, visible)."""
-        to = self.direction(model, state, batch, key)
+        return self.go(model, state, self.direction(model, state, batch, key))
+
+    def go(self, model: Any, state: Climb, to: Direction) -> Moved:
+        """Change the parameters along a direction, unless that is not finite."""
         norm = math.sqrt(sum(float(change.square().sum()) for change in to.ascent.values()))
         rate = self.rate(state.n_steps) if to.rate is None else to.rate
         if math.isfinite(norm):

@@ -14,6 +14,7 @@ from genmodels.protocols import (
     Chained,
     Contrasted,
     HasCentres,
+    HasClimb,
     HasContrast,
     HasContrastiveStep,
     HasJointStatistics,
@@ -42,6 +43,15 @@ class Fantasy(NamedTuple):
     chains: Any  # those to go on with
     metrics: dict[str, float]
     first: Tensor | None = None  # fields of the data on the hidden units, where the rule had to know them
+
+
+class Compared(NamedTuple):
+    """What a batch says beside a negative phase."""
+
+    fantasy: Fantasy
+    difference: Tensors  # ⟨s⟩_data − ⟨s⟩_model, by parameter
+    centres: Tensors  # of the units of each bias; none if not wanted
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -83,40 +93,53 @@ class Contrast(Ascent):
         return None
 
     def move(self, model: Any, state: Climb, batch: Tensor, key: Key) -> Moved:
-        """Make the model's own step, where it has one for such chains, else one along the direction."""
-        chained = None if self.surrogate != "none" else self.chained(state.chains, batch)
-        # Of the class: asking the object takes Python a tenth of such a step.
-        if chained is None or not issubclass(type(model), HasContrastiveStep):
+        """Make the model's own step, or go as it does, where it has a way to, else along the direction."""
+        if self.surrogate != "none":
             return super().move(model, state, batch, key)
         slide = (1.0 if state.n_steps == 0 else _SLIDE) if self.centred else 0.0
-        pace = Pace(self.rate(state.n_steps), self.weight_decay, slide)
-        stepped = model.contrastive_step(batch, chained, state.centres, pace, key)
-        if stepped is None:
-            return super().move(model, state, batch, key)
-        chains = self.chains_at(state.chains, stepped.x)
-        metrics = {"moment_mismatch": stepped.mismatch, "acceptance": 1.0}
-        return Moved(chains, stepped.centres if self.centred else {}, metrics, stepped.norm, pace.rate)
+        pace, kind = Pace(self.rate(state.n_steps), self.weight_decay, slide), type(model)
+        chained = self.chained(state.chains, batch)
+        # Of the class: asking the object takes Python a tenth of such a step.
+        if chained is not None and issubclass(kind, HasContrastiveStep):
+            stepped = model.contrastive_step(batch, chained, state.centres, pace, key)
+            if stepped is not None:
+                chains = self.chains_at(state.chains, stepped.x)
+                metrics = {"moment_mismatch": stepped.mismatch, "acceptance": 1.0}
+                centres = stepped.centres if self.centred else {}
+                return Moved(chains, centres, metrics, stepped.norm, pace.rate)
+        found = self._compared(model, state, batch, key)
+        norm = model.climb(found.difference, found.centres, pace) if issubclass(kind, HasClimb) else None
+        if norm is None:
+            return self.go(model, state, self._along(model, found, batch, key))
+        return Moved(found.fantasy.chains, found.centres, found.metrics, norm, pace.rate)
 
     def direction(self, model: Any, state: Climb, batch: Tensor, key: Key) -> Direction:
         """Return the centred, decayed difference of the averages.
 
         Metrics: `moment_mismatch`, the root mean square of ⟨x⟩_data − ⟨x⟩_model; those of the chains.
         """
+        return self._along(model, self._compared(model, state, batch, key), batch, key)
+
+    def _compared(self, model: Any, state: Climb, batch: Tensor, key: Key) -> Compared:
         if not isinstance(model, HasStatistics):
             raise InputError(f"{self.name}: {type(model).__name__} is no energy model: use another learner")
         fantasy = self.fantasy(model, state.chains, batch, key)
         difference, means = _contrasted(model, batch, fantasy)
-        centres, penalty = self._centres(model, state, means), self.penalty(model)
-        if centres:
-            ascent = model.centred(difference, penalty, centres)  # type: ignore[attr-defined]
-        else:
-            ascent = {name: difference[name] - penalty[name] for name in difference}
-        rate, metrics = self._surrogate_rate(model, ascent, batch, fantasy, key)
         visible, weights = fantasy.x[:, : batch.shape[1]], fantasy.weights
         mean = visible.mean(0, dtype=batch.dtype) if weights is None else weights.to(visible) @ visible
         mismatch = float((batch.mean(0) - mean).square().mean().sqrt())
-        metrics = {"moment_mismatch": mismatch} | fantasy.metrics | metrics
-        return Direction(ascent, fantasy.chains, centres, metrics, rate)
+        metrics = {"moment_mismatch": mismatch} | fantasy.metrics
+        return Compared(fantasy, difference, self._centres(model, state, means), metrics)
+
+    def _along(self, model: Any, found: Compared, batch: Tensor, key: Key) -> Direction:
+        fantasy, difference, centres, metrics = found
+        penalty = self.penalty(model)
+        if centres:
+            ascent = model.centred(difference, penalty, centres)
+        else:
+            ascent = {name: difference[name] - penalty[name] for name in difference}
+        rate, more = self._surrogate_rate(model, ascent, batch, fantasy, key)
+        return Direction(ascent, fantasy.chains, centres, metrics | more, rate)
 
     def _centres(self, model: HasStatistics, state: Climb, means: Tensors) -> Tensors:
         if not (self.centred and isinstance(model, HasCentres)):

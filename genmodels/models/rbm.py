@@ -106,15 +106,16 @@ class RBM(nn.Module):
         Its sum is rounded, not each phase: in bfloat16 what is nearly equal keeps its difference.
         """
         n, m = len(data), len(fantasy)
-        x = torch.cat([data.to(fantasy.dtype), fantasy[:, : self.n_visible]])
-        W = self.W.detach().to(x.dtype)
-        field = product(x, W) if first is None else torch.cat([first, product(x[n:], W)])
-        weights = torch.cat([data.new_full((n,), 1.0 / n), data.new_full((m,), -1.0 / m)])
-        z = bipartite.means(field, self.c.detach(), weights)
-        mean_x, mean_z = data.mean(0), z[:n].sum(0, dtype=data.dtype)
+        before, after = data.to(fantasy.dtype), fantasy[:, : self.n_visible]
+        W, c = self.W.detach().to(fantasy.dtype), self.c.detach()
+        z = fantasy.new_empty(n + m, self.n_hidden)
+        bipartite.means(product(before, W) if first is None else first, c, 1.0 / n, z[:n])
+        bipartite.means(product(after, W), c, -1.0 / m, z[n:])
+        x, (sum_x, other_x) = bipartite.turned(before, after)
+        mean_x, mean_z = (sum_x / n).to(data.dtype), z[:n].sum(0, dtype=data.dtype)
         difference = {
-            "W": product(x.T, z).to(data.dtype),
-            "b": mean_x - x[n:].mean(0, dtype=data.dtype),
+            "W": product(x, z).to(data.dtype),
+            "b": mean_x - other_x / m,
             "c": mean_z + z[n:].sum(0, dtype=data.dtype),
         }
         return Contrasted(difference, {"b": mean_x, "c": mean_z})
@@ -153,6 +154,15 @@ class RBM(nn.Module):
             return None
         mu, lam, x = map(torch.from_numpy, rest)
         return Stepped(norm, mismatch, {"b": mu, "c": lam}, x)
+
+    def climb(self, difference: dict[str, Tensor], centres: dict[str, Tensor], pace: Pace) -> float | None:
+        """Go along `centred`'s direction by one compiled pass, of float32 and on a CPU: else return None."""
+        tensors = [self.W.detach(), self.b.detach(), self.c.detach(), *(difference[name] for name in "Wbc")]
+        tensors += [centres[name] if centres else torch.zeros_like(difference[name]) for name in "bc"]
+        if not all(map(contrastive.suits, tensors)):
+            return None
+        norm = contrastive.climb(*(tensor.numpy() for tensor in tensors), pace.weight_decay, pace.rate)
+        return float(norm)
 
     @property
     def curvature_bound(self) -> float:

@@ -18,6 +18,7 @@ from pipelines.schema.block import (
     Share,
     Whole,
 )
+from pipelines.schema.text_to_image import FromText
 
 Track = Literal["binary", "grey"]
 Rule = Literal[
@@ -301,7 +302,7 @@ class Classifier(Block):
     epochs: Count
 
 
-class Params(Block):
+class Params(FromText):
     """All of params.yaml."""
 
     seed: Whole

@@ -128,15 +128,20 @@ class ShowCaptions(Block):
     film_steps: Several
 
 
-class Params(Block):
-    """All of params.yaml."""
+class FromText(Block):
+    """A prompt becomes a picture: a block a stage."""
 
-    pipeline: Literal["text_to_image", "text_to_digits"]
-    seed: Whole
-    threads: Count
     prepare_captions: PrepareCaptions
     train_autoencoder: TrainAutoencoder
     train_latent_diffusion: TrainLatentDiffusion
     evaluate_captions: EvaluateCaptions
     paint_captions: PaintCaptions
     show_captions: ShowCaptions
+
+
+class Params(FromText):
+    """All of params.yaml."""
+
+    pipeline: Literal["text_to_image"]
+    seed: Whole
+    threads: Count
