@@ -125,6 +125,22 @@ def test_a_published_model_is_all_that_a_user_needs(small: Checkout, tmp_path: P
 
 
 @pytest.mark.slow
+def test_published_models_stand_for_what_training_would_give(small: Checkout) -> None:
+    twin = small.copy("adopted")
+    shutil.rmtree(twin.folder / OUT / "train")
+    code = twin.folder / "genmodels/learners/fit.py"  # of which every training depends
+    code.write_text(code.read_text() + "\n# A remark.\n")
+    assert len(twin.repro(DVC_YAML, "--dry", GENMODELS_WORKERS="0")) > len(names())
+    twin.run("python", "-m", "pipelines.adopt", PARAMS)
+    assert twin.repro(DVC_YAML, GENMODELS_WORKERS="0") == [f"{DVC_YAML}:track"]
+    weights = twin.folder / "pipelines/mnist/models/rbm/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    done = twin.run("python", "-m", "pipelines.adopt", PARAMS, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("genmodels: error: pipelines/mnist/models/rbm/")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "part"), [("rbm", "fit"), ("dbm", "layer-2"), ("dbm", "fit")])
 def test_a_training_that_is_killed_goes_on_to_the_same_bytes(
     checkout: Callable[..., Checkout], model: str, part: str
