@@ -95,7 +95,7 @@ docs: $(DEV) ## build the pages of docs/ into site/, where no link may lead nowh
 	$(BIN)/python -m zensical build --strict --clean
 	@echo "The pages: site/index.html"
 
-reference: $(DEV) ## write docs/reference anew, from the schemas and the command's parser
+reference: $(DEV) ## write docs/reference and docs/results.md anew, from schemas, parser and tables
 	$(BIN)/python -m pipelines.reference
 
 # torch pins its own CUDA wheels: left out, the locks serve machines without a GPU as well.

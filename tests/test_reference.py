@@ -1,5 +1,6 @@
 """The pages of docs/reference say what schemas and parser check, and nothing else."""
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from genmodels.data.captioned_sources import CAPTIONED
 from genmodels.data.sources import SOURCES
-from pipelines.reference import blocks, command, pages
+from pipelines.reference import blocks, command, pages, results
 from pipelines.reference.words import WORDS
 from pipelines.schema.block import Block, Count
 
@@ -90,4 +91,34 @@ def test_the_folder_of_the_pages_is_written(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["reference", str(tmp_path / "new")])
         runpy.run_module("pipelines.reference", run_name="__main__")
-    assert {path.name for path in (tmp_path / "new").iterdir()} == set(pages.pages())
+    assert {path.name for path in (tmp_path / "new/reference").iterdir()} == set(pages.pages())
+    assert (tmp_path / "new/results.md").read_text().startswith("# Results\n")
+
+
+def test_results_are_those_of_the_tables_best_first(tmp_path: Path) -> None:
+    def row(model: str, value: float | None, name: str = "log_likelihood") -> dict[str, object]:
+        kind = "lower" if value is not None else "undetermined"
+        said = {
+            "stderr": 0.25,
+            "kind": kind,
+            "method": "a bound",
+            "reason": "too few",
+            "unit": "nats per image",
+        }
+        return {"model": model, "name": name, "value": value} | said
+
+    rows = [row("rbm", None), row("vae", -12.5), row("vae", -13.25, "log_likelihood.elbo"), row("dbm", -11.0)]
+    table = tmp_path / "out/mnist/report/table.json"
+    table.parent.mkdir(parents=True)
+    table.write_text(json.dumps({"rows": rows}))
+    lines = [line for line in results.page(tmp_path).splitlines() if line.startswith("| ")]
+    assert lines == [
+        "| model | nats per image | kind | how | literature |",
+        "| --- | ---: | --- | --- | --- |",
+        "| dbm | −11.00 ± 0.25 | lower | a bound | −84.6 (b, bound) |",
+        "| vae | −12.50 ± 0.25 | lower | a bound |  |",
+        "| *vae, elbo* | −13.25 ± 0.25 | lower | a bound |  |",
+        "| rbm | not determined | undetermined | too few | −86.3 (a, CD-25) |",
+    ]
+    assert "dvc repro pipelines/mnist/dvc.yaml" in results.page(tmp_path)
+    assert "dvc repro pipelines/digits/dvc.yaml" not in results.page(tmp_path)
