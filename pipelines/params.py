@@ -7,8 +7,10 @@ schema is that of images, unless the key `pipeline` names another one.
 import difflib
 import reprlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -26,7 +28,7 @@ SCHEMAS = {  # imported on use, each what it checks against
     "text_to_image": "pipelines.schema.text_to_image:Params",
 }
 
-
+_UNIONS = (Union, UnionType)
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 60, 60, 60
 _MOST = 10_000  # keys of a mapping: merges of merges multiply them
@@ -95,11 +97,13 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 
 def _line(error: ValidationError, schema: type[Block]) -> str:
-    # An unknown key explains a missing one, so it comes first.
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    # An unknown key explains a missing one, and an entry of a list why the list is not taken.
+    problems = sorted(
+        error.errors(), key=lambda it: (it["type"] != "extra_forbidden", isinstance(it["input"], list))
+    )
     problem = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    place, block = _place([str(part) for part in problem["loc"]], schema)
+    place, block = _place(problem["loc"], schema)
     key, kind = ".".join(place), problem["type"]
     if kind == "extra_forbidden":
         known = list(block.model_fields)
@@ -113,21 +117,49 @@ def _line(error: ValidationError, schema: type[Block]) -> str:
     return f"{key}{value}: {message[0].lower()}{message[1:]}{more}"
 
 
-def _place(loc: list[str], schema: type[Block]) -> tuple[list[str], Any]:
+def _place(loc: Sequence[int | str], schema: type[Block]) -> tuple[list[str], Any]:
     """Return the keys that lead to a problem, and the block that holds the last of them."""
+    inner: Any = schema
     block: Any = schema
-    place = []
-    for number, part in enumerate(loc):
-        if (
-            get_origin(block) is Annotated
-        ):  # blocks that their key `model` tells apart, which here stands alone
-            block = next((it for it in get_args(get_args(block)[0]) if part in _kinds(it)), block)
-            continue
-        place.append(part)
-        if number < len(loc) - 1:
-            # A mapping of the user's own names, or a block with fields.
-            block = get_args(block)[1] if get_origin(block) is dict else block.model_fields[part].annotation
+    place: list[str] = []
+    for part in loc:
+        inner = _bare(inner)
+        if get_origin(inner) in _UNIONS:  # which kind a value was taken for, which nobody has written
+            inner = _member(inner, str(part))
+        elif part != "[key]":  # pydantic's mark of a key that is wrong itself
+            place.append(str(part))
+            block, inner = inner, _inside(inner, part)
     return place, block
+
+
+def _bare(kind: Any) -> Any:
+    """Return a type without its bounds, and without the None that may stand in its place."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    others = [it for it in get_args(kind) if it is not NoneType]
+    return _bare(others[0]) if get_origin(kind) in _UNIONS and len(others) == 1 else kind
+
+
+def _member(union: Any, tag: str) -> Any:
+    """Return the type of a union that a tag of pydantic's names: a key `model`, or the words for a list."""
+    for kind in map(_bare, get_args(union)):
+        if _is_block(kind) and tag in _kinds(kind) or get_origin(kind) is list and tag.startswith("list["):
+            return kind
+    return None
+
+
+def _inside(kind: Any, part: int | str) -> Any:
+    """Return the type of what a block, a mapping of the user's own names, or a list has there."""
+    if _is_block(kind):
+        field = kind.model_fields.get(part)
+        return None if field is None else field.annotation
+    if get_origin(kind) is dict:
+        return get_args(kind)[1]
+    return get_args(kind)[0] if get_origin(kind) is list else None
+
+
+def _is_block(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Block)
 
 
 def _kinds(block: type[Block]) -> tuple[str, ...]:

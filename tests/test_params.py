@@ -70,6 +70,10 @@ def test_the_shipped_file_is_right() -> None:
         ("train.diffusion.ema", 1.0, ("train.diffusion.ema = 1.0", "less than 1")),
         ("fit_baselines.gaussian.eigenvalue_floor", 0.0, ("eigenvalue_floor = 0.0", "greater than 0")),
         ("train.diffusion.gamma_min", 9.0, ("gamma_min = 9.0", "below gamma_max")),
+        ("train.diffusion.gamma_min", "low", ("train.diffusion.gamma_min = 'low': could not convert",)),
+        ("train.diffusion.gamma_min", [-3, "low"], ("train.diffusion.gamma_min.1 = 'low': could",)),
+        ("fit_baselines.gaussian_mixture.components", 0, ("gaussian_mixture.components = 0: input",)),
+        ("fit_baselines.gaussian_mixture.components", [2, 0], ("gaussian_mixture.components.1 = 0: input",)),
         ("evaluate.importance_samples", 1, ("evaluate.importance_samples = 1", "greater than or equal to 2")),
         ("estimate_log_z.rbm.replica_exchange.n_rounds", 3, ("n_rounds = 3", "greater than or equal to 4")),
         ("sample.n", None, ("sample.n = None", "integer")),
@@ -113,7 +117,7 @@ def test_an_unknown_key_below_a_name_of_the_users_own_is_found(tmp_path: Path) -
     assert "prepare_couplings.mine.sizes" in message
     assert "did you mean 'size'" in message
     message = refusal(tmp_path, GLASS.replace("gaussian_3d:", "../mine:"))
-    assert "prepare_couplings.../mine" in message
+    assert "prepare_couplings.../mine = '../mine': " in message
 
 
 @pytest.mark.parametrize(
@@ -158,6 +162,16 @@ def test_a_missing_and_a_binary_file_are_refused(tmp_path: Path) -> None:
         ("[500, 1000]", "[500]", ("train.dbm.hidden = [500]", "at least 2")),
         ("      steps:", "      step:", ("train.dbm.pretraining.step = ", "did you mean 'steps'")),
         ("  dbm:\n", "  Dbm 2:\n", ("train.Dbm 2", "pattern")),
+        (
+            "again: []",
+            "again: [{learning_rate: 0, weight_decay: 0, steps: 1}]",
+            ("rbm.again.0.learning_rate = 0",),
+        ),
+        (
+            "again: []",
+            "again: [{learning_rat: 1, weight_decay: 0, steps: 1}]",
+            ("rbm.again.0.", "'learning_rate'"),
+        ),
     ],
 )
 def test_models_of_one_kind_have_names_of_their_own(
