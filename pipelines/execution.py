@@ -15,14 +15,16 @@ from typing import NamedTuple
 
 import psutil
 
+from genmodels.errors import InputError
+
 _PR_SET_PDEATHSIG = 1
 
 
 class Execution(NamedTuple):
-    """One run of a pipeline by `dvc`, named by the process: (pid, start time) is unique on a host."""
+    """One run of a pipeline by `dvc`, named by the process: (pid, `start_of`) is unique on a host."""
 
     pid: int
-    started: float
+    started: float  # as `start_of` has it
     pipeline: str = "main"  # one `dvc` may run several
 
     @property
@@ -38,11 +40,24 @@ class Execution(NamedTuple):
         return is_running(self.pid, self.started)
 
 
+def start_of(process: psutil.Process) -> float:
+    """Return when a process started: on Linux in seconds since the machine did, which no set clock changes.
+
+    Raises:
+        NoSuchProcess: it has ended.
+    """
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return process.create_time()  # elsewhere, the only one there is
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
 def is_running(pid: int, started: float) -> bool:
-    """Return whether the process `pid` that started at `started` (seconds) still runs on this host."""
+    """Return whether the process `pid` whose `start_of` is `started` still runs on this host."""
     try:
         process = psutil.Process(pid)
-        return abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        return abs(start_of(process) - started) < 0.1 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
@@ -53,12 +68,18 @@ def host() -> str:
 
 
 def current(pipeline: str = "main") -> Execution:
-    """Return that of the nearest ancestor that is a `dvc` process, or of this process where there is none."""
+    """Return that of the nearest ancestor that is a `dvc` process, or of this process where there is none.
+
+    Raises:
+        InputError: `dvc` started this process, and has ended since.
+    """
     process = psutil.Process()
     for ancestor in process.parents():
         if _is_dvc(ancestor):
-            return Execution(ancestor.pid, ancestor.create_time(), pipeline)
-    return Execution(process.pid, process.create_time(), pipeline)
+            return Execution(ancestor.pid, start_of(ancestor), pipeline)
+    if stage := os.environ.get("DVC_STAGE"):
+        raise InputError(f"{stage}: the dvc that started it has ended: start that again")
+    return Execution(process.pid, start_of(process), pipeline)
 
 
 def _is_dvc(process: psutil.Process) -> bool:

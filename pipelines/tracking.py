@@ -5,9 +5,10 @@ import logging
 import os
 import shutil
 import threading
+import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from genmodels import runs
 from genmodels.artifacts import sha256, write_json
 from pipelines import execution
 from pipelines.execution import Execution
-from pipelines.spool import Shipped, Spool, Status, spools_in
+from pipelines.spool import Shipped, Spool, Status, milliseconds, spools_in
 
 _SHIP_EVERY = 3.0  # seconds
 _PATIENCE = 20.0  # seconds that the end of a stage waits for MLflow; what is left is shipped by a later stage
@@ -35,7 +36,8 @@ def connect() -> Any:
     """Return an MlflowClient and the experiment's id; the first one sets up the database, under a lock."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    # Shipping is what is tried again, and looks first; a request that is merely sent twice makes two runs.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow.tracking import MlflowClient
 
@@ -77,13 +79,13 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         identity = {"host": execution.host(), "pid": owner.pid, "started": owner.started}
         if not (self.folder / "owner.json").exists():
+            identity |= {"time": milliseconds(), "run": uuid.uuid4().hex}
             write_json(self.folder / "owner.json", identity | {"experiment": os.environ.get("DVC_EXP_NAME")})
         self.spool = Spool(self.folder / f"{stage}.jsonl")
         for old in (self.spool.path, self.spool.path.with_suffix(".shipped")):
             old.unlink(missing_ok=True)
-        self.spool.append(
-            "start", tags={"dvc.stage": stage, "genmodels.inputs": inputs, "dvc.cached": "false"}
-        )
+        tags = {"dvc.stage": stage, "genmodels.inputs": inputs, "dvc.cached": "false"}
+        self.spool.append("start", tags=tags | {"genmodels.run": uuid.uuid4().hex})
         self.spool.append("params", values={key: str(value) for key, value in params.items()})
         self._stop = threading.Event()
         self._failed = False
@@ -131,7 +133,7 @@ class Run:
             try:
                 ship(self.folder)
             except Exception as error:  # the outer edge of tracking: no trouble there may cost a training
-                (self.folder / "trouble.txt").write_text(f"{type(error).__name__}: {error}\n")
+                _note_trouble(self.folder, error)
             if last:
                 return
 
@@ -169,8 +171,7 @@ def ship(folder: Path, connection: Any = None) -> str:
             run_id = shipped.run_id
             if run_id is None:
                 tags = events[0]["tags"] | {"mlflow.parentRunId": parent, "genmodels.execution": folder.name}
-                run = client.create_run(experiment, events[0]["time"], tags, run_name=spool.stage)
-                run_id = run.info.run_id
+                run_id = _run(client, experiment, events[0]["time"], tags, spool.stage)
                 spool.note_shipped(Shipped(run_id, 0))
             metrics = [
                 Metric(key, value, event["time"], event["step"])
@@ -201,6 +202,19 @@ def ship(folder: Path, connection: Any = None) -> str:
     return parent
 
 
+def _note_trouble(folder: Path, error: Exception) -> None:
+    with suppress(OSError):  # a full disk may be the trouble
+        (folder / "trouble.txt").write_text(f"{type(error).__name__}: {error}\n")
+
+
+def _run(client: Any, experiment: str, start: int, tags: dict[str, str], name: str) -> str:
+    """Return the id of the run of these tags, made now if no earlier request did, answered or not."""
+    query = f"tags.`genmodels.run` = '{tags['genmodels.run']}'"
+    for run in client.search_runs([experiment], query, max_results=1):
+        return str(run.info.run_id)
+    return str(client.create_run(experiment, start, tags, run_name=name).info.run_id)
+
+
 def _is_still(digest: str, path: Path) -> bool:
     """Return whether a file is the one that was recorded; a later execution may have replaced it."""
     return path.exists() and sha256(path) == digest
@@ -215,6 +229,7 @@ def _parent(client: Any, experiment: str, folder: Path) -> str:
     tags = {
         "genmodels.execution": folder.name,
         "genmodels.kind": "pipeline",
+        "genmodels.run": owner["run"],
         "genmodels.host": owner["host"],
         "genmodels.pid": str(owner["pid"]),
         "genmodels.started": str(owner["started"]),
@@ -222,9 +237,9 @@ def _parent(client: Any, experiment: str, folder: Path) -> str:
     if owner["experiment"]:
         tags["DVC_EXP_NAME"] = owner["experiment"]
     name = owner["experiment"] or f"pipeline-{folder.name}"
-    run = client.create_run(experiment, int(owner["started"] * 1000), tags, run_name=name)
-    write_json(path, {"run_id": run.info.run_id})
-    return str(run.info.run_id)
+    run_id = _run(client, experiment, owner["time"], tags, name)
+    write_json(path, {"run_id": run_id})
+    return run_id
 
 
 def _registered(client: Any, run_id: str) -> bool:
@@ -330,7 +345,7 @@ def replay(connection: Any) -> None:
                 whole = all(spool.ended() for spool in spools_in(folder))
                 connection[0].set_terminated(parent, "FINISHED" if whole else "FAILED")
             except Exception as error:  # the outer edge of tracking
-                (folder / "trouble.txt").write_text(f"{type(error).__name__}: {error}\n")
+                _note_trouble(folder, error)
             else:
                 shutil.rmtree(folder)
         sweep(*connection)
