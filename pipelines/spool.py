@@ -25,10 +25,20 @@ class Spool:
         return self.path.stem
 
     def append(self, kind: str, **fields: Any) -> None:
-        """Write one event, whole, and push it to the disk."""
-        line = json.dumps({"kind": kind, "time": milliseconds(), **fields})
-        with open(self.path, "a") as file:
-            file.write(line + "\n")
+        """Write one event, whole or not at all, and push it to the disk.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        line = (json.dumps({"kind": kind, "time": milliseconds(), **fields}) + "\n").encode()
+        with open(self.path, "ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                while line:
+                    line = line[file.write(line) :]
+            except OSError:
+                file.truncate(before)
+                raise
 
     def pending(self) -> list[dict[str, Any]]:
         """Return the whole lines that have not been shipped yet."""

@@ -16,6 +16,7 @@ from genmodels import runs
 from genmodels.artifacts import read_json, write_json
 from genmodels.errors import InputError
 from pipelines import dag, execution, params, several, tracking
+from pipelines.disk import room_for, sweep
 
 _COSTS = Path("out/costs.json")
 
@@ -132,9 +133,12 @@ def perform(
         work(Stage(entry.name, model, values, out_folder(path), folder, tracking.Silent()))
         return
     with (
+        room_for(entry.name),
         _scratch(inputs) as scratch,
         tracking.Run(entry.name, inputs, params.flat(entry.params), owner) as run,
     ):
+        for out in entry.outs:
+            sweep(out)
         start, worked = time.monotonic(), time.process_time()
         stage = Stage(entry.name, model, values, out_folder(path), scratch, run)
         work(stage)

@@ -2,6 +2,9 @@
 
 import copy
 import math
+import os
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from genmodels.artifacts import load_tensors, new_folder, read_json, save_tensors, write_json
+from genmodels.artifacts import load_tensors, new_folder, read_json, save_tensors, sha256, write_json
+from genmodels.errors import InputError
 from genmodels.learners.fit import checkpoint, fit
 from genmodels.protocols import HasStatistics, Learner, Progress
 from genmodels.streams import Key
@@ -116,7 +120,8 @@ class _Run:
     ) -> None:
         self.stage, self.name, self.model, self.learner, self.curve = stage, name, model, learner, curve
         self.monitor, self.stopping, self.every = monitor, stopping, every
-        self.folder, self.done = stage.scratch / name, Progress(0, 0, {})
+        self.folder, self.before = stage.scratch / name, stage.scratch / f"{name}-before"
+        self.done = Progress(0, 0, {})
         self.saved, self.shown, self.speed = time.monotonic(), -math.inf, _Speed()
         self.figures: Row = {}
         parts = {"monitor": monitor, "stopping": stopping}
@@ -215,13 +220,36 @@ class _Run:
             for part, each in self.resumed.items():
                 save_tensors(temporary / f"{part}.safetensors", each.tensors())
             write_json(temporary / "curve.json", self.curve.to_dict())
+            write_json(temporary / "sha256.json", _digests(temporary))
+            if folder == self.folder and folder.exists():
+                # Whenever this process ends, one of both is there and whole.
+                shutil.rmtree(self.before, ignore_errors=True)
+                os.replace(folder, self.before)
 
     def resume(self) -> dict[str, Tensor] | None:
-        """Go on from the checkpoint, if there is one; return what `fit` starts from."""
-        if not self.folder.exists():
+        """Go on from the last checkpoint that is whole, if there is one; return what `fit` starts from."""
+        there = [folder for folder in (self.folder, self.before) if folder.exists()]
+        whole = [folder for folder in there if _is_whole(folder)]
+        if there and whole[:1] != there[:1] and rank() == 0:
+            told = f"this checkpoint is damaged: going on from {'the one before' if whole else 'the start'}"
+            print(f"genmodels: {there[0]}: {told}", file=sys.stderr)
+        if not whole:
             return None
-        self.model.load_state_dict(load_tensors(self.folder / "model.safetensors"))
+        folder = whole[0]
+        self.model.load_state_dict(load_tensors(folder / "model.safetensors"))
         for part, each in self.resumed.items():
-            each.restore(load_tensors(self.folder / f"{part}.safetensors"))
-        self.curve.restore(read_json(self.folder / "curve.json"))
-        return load_tensors(self.folder / "learner.safetensors")
+            each.restore(load_tensors(folder / f"{part}.safetensors"))
+        self.curve.restore(read_json(folder / "curve.json"))
+        return load_tensors(folder / "learner.safetensors")
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Return the digests of a checkpoint's files, by name."""
+    return {path.name: sha256(path) for path in folder.iterdir() if path.name != "sha256.json"}
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return bool(read_json(folder / "sha256.json") == _digests(folder))
+    except InputError:
+        return False

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -10,14 +11,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+import torch
+from conftest import Checkout, may_unshare
+from test_gradient import Line, points
 from test_tracking import children, connected, gone, parents, runs, stage
 
 from genmodels import runs as where
+from genmodels.data import images
+from genmodels.data.prepare import prepare_dataset
+from genmodels.errors import InputError
+from genmodels.learners.fit import Whole
+from genmodels.learners.gradient import Gradient
+from genmodels.streams import Key
 from pipelines import execution, spool, tracking
 from pipelines.execution import Execution
+from pipelines.stage import Stage
+from pipelines.training import Every, train
 
+KEY = Key(53, "faults")
 N_STEPS = 12
 
 
@@ -214,3 +228,191 @@ def test_six_experiments_at_once_on_one_database(store: Path) -> None:
     tracking.replay(tracking.connect())
     assert_all_is_there_once(store, 6)
     assert {run.data.tags["DVC_EXP_NAME"] for run in parents(store)} == {f"experiment-{k}" for k in range(6)}
+
+
+# --- damaged files ---
+
+
+def bumpy(folder: Path, stop_at: int | None = None, seen: list[int] | None = None) -> Any:
+    """Train for 40 steps, with a checkpoint every five; it may end at one, as a killed process does."""
+
+    def batches(step: int) -> Any:
+        if step == stop_at:
+            raise InterruptedError
+        if seen is not None:
+            seen.append(step)
+        return Whole(points())(step)
+
+    model, learner = Line(0.3), Gradient(0.05, 40)
+    nowhere = Stage("train@line", "line", None, folder, folder, tracking.Silent())
+    train(nowhere, "fit", model, learner, batches, KEY, 40, every=Every(5, None))
+    return model.W.detach()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-10] ^= 1
+    path.write_bytes(data)
+
+
+HARMED = [
+    ("model.safetensors", flip),
+    ("learner.safetensors", cut),
+    ("learner.safetensors", Path.unlink),
+    ("curve.json", flip),
+    ("sha256.json", cut),
+]
+
+
+@pytest.mark.parametrize(("name", "harm"), HARMED)
+def test_of_a_damaged_checkpoint_the_one_before_counts(
+    name: str, harm: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = bumpy(tmp_path / "whole")
+    with pytest.raises(InterruptedError):
+        bumpy(tmp_path, stop_at=23)
+    harm(tmp_path / "fit" / name)
+    seen: list[int] = []
+    assert torch.equal(bumpy(tmp_path, seen=seen), expected)
+    assert seen == list(range(15, 40))
+    told = "this checkpoint is damaged: going on from the one before"
+    assert capsys.readouterr().err == f"genmodels: {tmp_path / 'fit'}: {told}\n"
+
+
+def test_a_training_without_a_whole_checkpoint_starts_anew_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = bumpy(tmp_path / "whole")
+    with pytest.raises(InterruptedError):
+        bumpy(tmp_path, stop_at=23)
+    for folder in ("fit", "fit-before"):
+        flip(tmp_path / folder / "learner.safetensors")
+    seen: list[int] = []
+    assert torch.equal(bumpy(tmp_path, seen=seen), expected)
+    assert seen == list(range(40))
+    assert capsys.readouterr().err.endswith("this checkpoint is damaged: going on from the start\n")
+
+
+def test_a_training_that_ended_between_two_renamings_goes_on_from_the_checkpoint_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = bumpy(tmp_path / "whole")
+    replace = os.replace
+
+    def killed(source: Any, target: Any) -> None:
+        if Path(target).name == "fit" and (tmp_path / "fit-before").exists():
+            raise InterruptedError
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(InterruptedError):
+        bumpy(tmp_path)
+    monkeypatch.undo()
+    assert not (tmp_path / "fit").exists()
+    seen: list[int] = []
+    assert torch.equal(bumpy(tmp_path, seen=seen), expected)
+    assert seen == list(range(5, 40))
+    assert capsys.readouterr().err == ""
+
+
+def test_no_flipped_bit_of_prepared_images_goes_unseen(tmp_path: Path) -> None:
+    prepared, target = prepare_dataset("digits", None, 200, None, 0, 0.0, 0.1, 0.2, seed=3)
+    images.save(tmp_path, prepared, target)
+    path = tmp_path / "images.npz"
+    whole, n_refused = path.read_bytes(), 0
+    for place in range(0, len(whole), max(len(whole) // 97, 1)):
+        data = bytearray(whole)
+        data[place] ^= 4
+        path.write_bytes(data)
+        try:
+            read = images.load(tmp_path)
+        except InputError:
+            n_refused += 1
+        else:
+            for name, split in read.splits.items():
+                for one, other in zip(split, prepared.splits[name], strict=True):
+                    np.testing.assert_array_equal(one, other)
+    assert n_refused > 60
+
+
+# --- disks that are full or not to be written to, and processes that are killed ---
+
+needs_namespace = pytest.mark.skipif(
+    not may_unshare(), reason="mounts of its own are not allowed here (unshare -rm)"
+)
+
+
+def in_namespace(*command: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run a script of the shell that mounts what only it can see."""
+    return subprocess.run(["unshare", "-rm", "sh", "-ec", *command], capture_output=True, text=True, **more)
+
+
+FULL = """
+mount -t tmpfs -o size="$2" none "$1"
+export DVC_ROOT="$3"
+python -m stages.train --model vae >&2 && echo 0 || echo $?
+python -m stages.track >&2
+find "$1" -name mlflow.db -o -name "*.safetensors" -o -name ".*-????????"
+echo ---
+mount -o remount,size=64m "$1"
+python -m stages.train --model vae
+python -m stages.track
+cp -r out/main/train kept
+cp "$DVC_ROOT/mlflow.db" kept
+"""
+
+
+@pytest.fixture(scope="module")
+def prepared(checkout: Callable[..., Checkout]) -> Checkout:
+    """A checkout with prepared images and a model that was trained undisturbed."""
+    one = checkout("faults", {"train.vae.steps": 200, "train.vae.checkpoint_every.steps": 40}, git=False)
+    one.run("dvc", "config", "--local", "core.no_scm", "true")
+    one.run("python", "-m", "stages.prepare")
+    one.run("python", "-m", "stages.train", "--model", "vae")
+    (one.folder / "out/main/train").rename(one.folder / "undisturbed")
+    return one
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder but MLflow's database."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "mlflow.db")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@needs_namespace
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("full", "size", "root", "said"),
+    [
+        ("out/main/train", "16k", ".", "train@vae: no space left on the disk of {}: make room and"),
+        (".scratch", "160k", ".", "train@vae: no space left on the disk of {}: make room and"),
+        (
+            "elsewhere",
+            "200k",
+            "elsewhere",
+            "disk is full; kept in {}/elsewhere/.scratch/tracking and shipped",
+        ),
+    ],
+    ids=["models", "checkpoints", "runs"],
+)
+def test_a_full_disk_is_said_in_a_line_and_the_next_run_finishes(
+    full: str, size: str, root: str, said: str, prepared: Checkout, tmp_path: Path
+) -> None:
+    one = prepared.copy(f"full-{Path(full).name}")
+    (one.folder / full).mkdir(parents=True, exist_ok=True)
+    (one.folder / "kept").mkdir()
+    done = in_namespace(FULL, "sh", full, size, root, cwd=one.folder, env=one.environment())
+    assert done.returncode == 0, done.stderr
+    status, *left = done.stdout.partition("---")[0].splitlines()
+    assert status == ("0" if root == "elsewhere" else "2")
+    told = [line for line in done.stderr.splitlines() if line.startswith("genmodels: ")]
+    assert len(told) == 1, done.stderr
+    assert said.format(one.folder) in told[0]
+    assert "Traceback" not in done.stderr
+    print(left)
+    assert contents(one.folder / "kept/train") == contents(prepared.folder / "undisturbed")
+    assert parents(one.folder / "kept")[0].info.status == "FINISHED"
