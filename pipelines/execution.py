@@ -18,6 +18,7 @@ import psutil
 from genmodels.errors import InputError
 
 _PR_SET_PDEATHSIG = 1
+_SHELLS = ("sh", "bash", "dash", "zsh", "fish", "ksh")
 
 
 class Execution(NamedTuple):
@@ -77,7 +78,8 @@ def current(pipeline: str = "main") -> Execution:
     for ancestor in process.parents():
         if _is_dvc(ancestor):
             return Execution(ancestor.pid, start_of(ancestor), pipeline)
-    if stage := os.environ.get("DVC_STAGE"):
+    stage = os.environ.get("DVC_STAGE")
+    if stage and not _has_starter(process):
         raise InputError(f"{stage}: the dvc that started it has ended: start that again")
     return Execution(process.pid, start_of(process), pipeline)
 
@@ -88,6 +90,18 @@ def _is_dvc(process: psutil.Process) -> bool:
     except (psutil.AccessDenied, psutil.NoSuchProcess):
         return False
     return any(Path(word).name == "dvc" for word in words)
+
+
+def _has_starter(process: psutil.Process) -> bool:
+    """Return whether the Python program that started a process, itself or by a shell, still runs."""
+    for ancestor in process.parents():
+        try:
+            program = Path(ancestor.exe()).name
+        except psutil.Error:  # another user's, such as init
+            return False
+        if program not in _SHELLS:
+            return program.startswith("python")
+    return False
 
 
 def die_with_parent(execution: Execution) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import Checkout, may_unshare
+from conftest import ROOT, Checkout, may_unshare
 from test_gradient import Line, points
 from test_tracking import children, connected, gone, parents, runs, stage
 
@@ -353,6 +353,7 @@ def in_namespace(*command: str, **more: Any) -> subprocess.CompletedProcess[str]
 
 FULL = """
 mount -t tmpfs -o size="$2" none "$1"
+test "$3" = . || ln -s "$PWD/kept" "$3/.scratch"
 export DVC_ROOT="$3"
 python -m stages.train --model vae >&2 && echo 0 || echo $?
 python -m stages.track >&2
@@ -361,8 +362,8 @@ echo ---
 mount -o remount,size=64m "$1"
 python -m stages.train --model vae
 python -m stages.track
-cp -r out/main/train kept
-cp "$DVC_ROOT/mlflow.db" kept
+cp -r out/main/train results
+cp "$DVC_ROOT/mlflow.db" results
 """
 
 
@@ -404,7 +405,8 @@ def test_a_full_disk_is_said_in_a_line_and_the_next_run_finishes(
 ) -> None:
     one = prepared.copy(f"full-{Path(full).name}")
     (one.folder / full).mkdir(parents=True, exist_ok=True)
-    (one.folder / "kept").mkdir()
+    for name in ("kept", "results"):
+        (one.folder / name).mkdir()
     done = in_namespace(FULL, "sh", full, size, root, cwd=one.folder, env=one.environment())
     assert done.returncode == 0, done.stderr
     status, *left = done.stdout.partition("---")[0].splitlines()
@@ -413,6 +415,28 @@ def test_a_full_disk_is_said_in_a_line_and_the_next_run_finishes(
     assert len(told) == 1, done.stderr
     assert said.format(one.folder) in told[0]
     assert "Traceback" not in done.stderr
-    print(left)
-    assert contents(one.folder / "kept/train") == contents(prepared.folder / "undisturbed")
-    assert parents(one.folder / "kept")[0].info.status == "FINISHED"
+    # Checkpoints that had room may be there, and nothing half written.
+    assert all(path.endswith(".safetensors") and "/.fit-" not in path for path in left), left
+    assert contents(one.folder / "results/train") == contents(prepared.folder / "undisturbed")
+    assert parents(one.folder / "results")[0].info.status == "FINISHED"
+
+
+# --- dvc ---
+
+
+def test_a_stage_whose_dvc_has_ended_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "from pipelines import execution; print(execution.current().pid)"
+    monkeypatch.setenv("DVC_STAGE", "train@vae")
+    # This test is a Python program that could have started it; where the shell is alone, none is there.
+    for alone, said in (
+        ("", None),
+        ("sleep 0.5; ", "InputError: train@vae: the dvc that started it has ended: start that again"),
+    ):
+        written = tmp_path / f"said-{bool(alone)}"
+        script = f"{alone}'{sys.executable}' -c '{program}' >'{written}' 2>&1; echo >>'{written}'"
+        with subprocess.Popen(["sh", "-c", f"({script}) & {'' if alone else 'wait'}"], cwd=ROOT):
+            pass
+        while not written.exists() or not written.read_text().endswith("\n\n"):
+            time.sleep(0.05)
+        last = written.read_text().split("\n")[-3]
+        assert last.endswith(said) if said else last.isdigit()
