@@ -48,13 +48,15 @@ def _learn(stage: Stage, settings: Any, name: str, material: Material, key: Key)
     batches, points = Shuffled(x, settings.batch, key.child("order")), []
     wanted = set(np.geomspace(1, settings.steps, settings.points).round().astype(int).tolist())
     states = torch.cat(list(enumeration.states(x.shape[1]))).float()
-    with progress.bar(f"{stage.name} {key.purpose.split('/')[1]}") as report:
+    source = key.purpose.split("/")[1]
+    with progress.bar(f"{stage.name} {source}") as report:
         for done in fit(model, learner, batches, key.child("train"), settings.steps):
             if done.step in wanted:
                 kl = _divergence(model, material.target, states)
                 points.append({"step": done.step} | kl.to_dict())
-                stage.run.metrics({f"{key.purpose.split('/')[1]}/kl": kl.value or 0.0}, done.step)
-                report(done.step, settings.steps, kl=kl.value)
+                known = {} if kl.value is None else {"kl": kl.value}  # infinite is no number
+                stage.run.metrics({f"{source}/{it}": value for it, value in known.items()}, done.step)
+                report(done.step, settings.steps, **known)
     return points
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,15 @@ from genmodels.data.bars_and_stripes import bars_and_stripes
 from genmodels.data.ising import ising
 from genmodels.data.sources import Material, Request
 from genmodels.data.target import Target
+from genmodels.estimate import undetermined
 from genmodels.estimators import enumeration
 from genmodels.learners import LEARNERS
 from genmodels.learners.fit import Shuffled, fit
 from genmodels.models.rbm import RBM
 from genmodels.registry import build
 from genmodels.streams import Key
-from pipelines import dag, params
+from pipelines import dag, params, progress
+from stages import learn_rules
 
 DVC_YAML, PARAMS = "pipelines/learning_rules/dvc.yaml", "pipelines/learning_rules/params.yaml"
 KEY = Key(85, "curves")
@@ -87,6 +90,22 @@ def test_tempered_chains_learn_in_a_second_what_the_base_rates_do_not_know() -> 
     found = curve("tempered", BARS, 300)
     assert found[0] > 5.0
     assert found[-1] < 1.5
+
+
+def test_an_infinite_divergence_is_no_number_and_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    infinite = undetermined("infinite", unit="nats", n=30, method="sum")
+    monkeypatch.setattr(learn_rules, "_divergence", lambda *_: infinite)
+    monkeypatch.setattr(progress, "_LINE_EVERY", -1.0)  # a line at once
+    told: list[dict[str, float]] = []
+    run = SimpleNamespace(metrics=lambda values, step: told.append(values))
+    stage: Any = SimpleNamespace(name="learn_rules@exact", run=run)
+    few = SETTINGS.model_copy(update={"steps": 3, "points": 3})
+    points = learn_rules._learn(stage, few, "pseudo_likelihood", BARS, Key(1, "learn_rules/bars"))
+    assert [point["value"] for point in points] == [None] * 3
+    assert told == [{}] * 3
+    assert "2 of 3" in capsys.readouterr().err
 
 
 @pytest.mark.slow
