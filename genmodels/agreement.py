@@ -1,7 +1,6 @@
 """Whether pictures show what their captions say: the subject by a classifier, the colour by its hue."""
 
 import math
-import re
 from typing import NamedTuple
 
 import numpy as np
@@ -9,12 +8,11 @@ from sklearn.svm import SVC
 
 from genmodels.data.captioned_digits import NAMES
 from genmodels.data.captions import CaptionedImages
-from genmodels.data.emoji_names import COLOURS
+from genmodels.data.emoji_names import COLOURS, HEAD
 from genmodels.estimators import sample_quality
 
 OTHER = ""  # the subject of whatever nobody asked for
 _NUMERALS = {str(k): name for k, name in enumerate(NAMES)}
-_HEAD = re.compile(r"^.*?(?= (?:and|of|with|in|on|for) |$)")
 _C = 10.0  # softness of the classifier's margin
 _POOL, _LARGE = 2, 16  # sites a side whose mean it sees, in pictures that are at least so large
 _LEAST_SATURATION, _LEAST_SHARE = 0.3, 0.02  # of a coloured pixel; of them in a picture of a colour
@@ -34,7 +32,7 @@ def asked(caption: str) -> Asked:
     """Return a caption's colour and its subject: the last word before "with" and the like, numbers spelt."""
     words = caption.split()
     colours = [word for word in words if word in COLOURS]
-    head = _HEAD.match(" ".join(word for word in words if word not in COLOURS))
+    head = HEAD.match(" ".join(word for word in words if word not in COLOURS))
     assert head is not None  # an empty one at least
     last = head[0].split()[-1] if head[0].split() else OTHER
     return Asked(_NUMERALS.get(last, last), colours[0] if colours else "")
@@ -79,16 +77,21 @@ def real(images: CaptionedImages, subjects: set[str]) -> tuple[np.ndarray, list[
 class Subjects:
     """A support vector machine that tells asked-for subjects from each other and from all else.
 
-    It sees how dark and how coloured parts of a picture are, but no hue.
+    It sees how dark and how coloured parts of a picture are, but no hue. One that learnt from pictures of one
+    subject alone takes everything for that: nothing is known of what others look like.
     """
 
     def __init__(self, pictures: np.ndarray, subjects: list[str], shape: tuple[int, int, int]) -> None:
         """Learn from real pictures, from 0 to 1, and what they show  # (picture, site)."""
         self.shape, self.n = shape, len(subjects)
-        self._machine = SVC(C=_C, gamma="scale").fit(self._features(pictures), subjects)
+        self._only = subjects[0] if len(set(subjects)) == 1 else None
+        if self._only is None:
+            self._machine = SVC(C=_C, gamma="scale").fit(self._features(pictures), subjects)
 
     def of(self, pictures: np.ndarray) -> list[str]:
         """Return what each picture shows  # (picture, site) from 0 to 1."""
+        if self._only is not None or len(pictures) == 0:
+            return [self._only or OTHER] * len(pictures)
         return [str(it) for it in self._machine.predict(self._features(pictures))]
 
     def _features(self, pictures: np.ndarray) -> np.ndarray:

@@ -7,8 +7,10 @@ import pytest
 
 from genmodels import agreement
 from genmodels.agreement import Asked, asked, colour_of
+from genmodels.data.captions import Captioned, CaptionedImages
 from genmodels.data.recolour import TINTS, Tint, recoloured
 from genmodels.estimate import of_share
+from stages import recognise_captions
 
 SHAPE = (16, 16, 3)
 
@@ -83,6 +85,28 @@ def test_subjects_are_told_apart_in_colours_never_seen() -> None:
     assert np.mean(hits) > 0.9
     wrong = [found == name for found, name in zip(judge.of(1.0 - pictures), names, strict=True)]
     assert np.mean(wrong) < 0.7, "negatives are something else"
+
+
+def images_of(captions: tuple[str, ...], numbers: list[int]) -> CaptionedImages:
+    levels = np.random.default_rng(5).integers(0, 256, (len(numbers), math.prod(SHAPE))).astype(np.uint8)
+    split = Captioned(levels, np.array(numbers, dtype=np.int64))
+    return CaptionedImages("mine", SHAPE, 256, captions, {"train": split, "test": split}, "")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "names"),
+    [
+        ([1] * 8, ["colour.real", "nearest.real"]),  # nobody asked for a house
+        ([1] * 7 + [2], ["colour.real", "subject.real", "nearest.real"]),  # folds without the one dog
+    ],
+)
+def test_subjects_that_hardly_a_real_picture_shows_are_judged(numbers: list[int], names: list[str]) -> None:
+    images = images_of(("", "a red house", "a blue dog"), numbers)
+    pictures, shown = agreement.real(images, {"dog"})
+    judge = agreement.Subjects(pictures, [it.subject for it in shown], SHAPE)
+    assert set(judge.of(pictures)) <= {"dog", agreement.OTHER}
+    rows = list(recognise_captions._checks(images, pictures, shown, pictures))
+    assert [row["name"] for row in rows] == names
 
 
 def test_shares_have_errors_even_if_all_hit() -> None:

@@ -29,7 +29,7 @@ _NEWER_SIGNS = 0x1F300
 _SIGN = re.compile(r"\b(faces?|sign|symbol|squared|squares|input|arrows?|button|mark|clock|keycap)\b")
 _NAMES = {0x2764: "red heart", 0x1F3F3: "waving white flag", 0x1F3F4: "waving black flag"}
 _AN = re.compile(r"[aeio]|u(?!ni)|hour|x-")
-_HEAD = re.compile(r"^.*?(?= (and|of|with|in|on|for) |$)")
+HEAD = re.compile(r"^.*?(?= (?:and|of|with|in|on|for) |$)")  # what a name is about
 _SEVERAL = re.compile(r"[^isu]s$")
 
 
@@ -45,7 +45,7 @@ class Name(NamedTuple):
         """Return the name with an article, in another colour if given: "a purple heart"."""
         parts = (self.gender, self.colour if colour is None else colour, self.noun)
         text = " ".join(part for part in parts if part)
-        head = _HEAD.match(self.noun)
+        head = HEAD.match(self.noun)
         assert head is not None  # an empty one at least
         if not _SEVERAL.search(head[0]):
             text = f"{'an' if _AN.match(text) else 'a'} {text}"
