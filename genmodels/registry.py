@@ -1,12 +1,11 @@
 """Find a model, kernel, sampler or learner by its name, importing its module only then."""
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from genmodels.errors import InputError
+from genmodels.errors import InputError, suggestion
 
 
 def load(entries: Mapping[str, str], name: str) -> type:
@@ -16,9 +15,7 @@ def load(entries: Mapping[str, str], name: str) -> type:
         InputError: no such name; the message gives the nearest one.
     """
     if name not in entries:
-        near = difflib.get_close_matches(name, entries, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(sorted(entries))}"
-        raise InputError(f"unknown name '{name}': {hint}")
+        raise InputError(f"unknown name '{name}': {suggestion(name, sorted(entries))}")
     module, attribute = entries[name].split(":")
     found: type = getattr(importlib.import_module(module), attribute)
     return found

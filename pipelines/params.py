@@ -4,7 +4,6 @@ No key has a default, so that params.yaml is the whole truth about a run and DVC
 schema is that of images, unless the key `pipeline` names another one.
 """
 
-import difflib
 import reprlib
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from genmodels import registry
-from genmodels.errors import InputError
+from genmodels.errors import InputError, suggestion
 from pipelines.schema.block import Block
 
 IMAGES = "pipelines.schema.images:Params"
@@ -107,8 +106,7 @@ def _line(error: ValidationError, schema: type[Block]) -> str:
     key, kind = ".".join(place), problem["type"]
     if kind == "extra_forbidden":
         known = list(block.model_fields)
-        near = difflib.get_close_matches(place[-1], known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known here are {', '.join(known)}"
+        hint = suggestion(place[-1], known, f"known here are {', '.join(known)}")
         return f"{key} = {_short(problem['input'])}: unknown key; {hint}{more}"
     if kind == "missing":
         return f"{key}: missing; every key must be given{more}"

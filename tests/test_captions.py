@@ -261,6 +261,8 @@ def test_a_damaged_folder_is_said(things: Path, tmp_path: Path) -> None:
     ]:
         (folder / "meta.json").write_text(json.dumps(meta | change))
         assert words in complaint(lambda: captions.load(folder))
+    (folder / "meta.json").write_text("[" * 100_000)
+    assert "not a JSON file" in complaint(lambda: captions.load(folder))
     (folder / "meta.json").unlink()
     assert "no such file" in complaint(lambda: captions.load(folder))
 
@@ -291,7 +293,7 @@ def test_colours_and_resizing(tmp_path: Path) -> None:
     part = imagefolder(CaptionRequest(path=tmp_path, size=(4, 4))).parts["train"]
     assert np.array_equal(part.levels[0].reshape(-1, 3), [[200, 30, 60]] * 16), "cut about its middle"
     assert np.array_equal(part.levels[1], [156] * 48)
-    assert "data.size" in complaint(lambda: imagefolder(CaptionRequest(path=tmp_path)))
+    assert "prepare_captions.size" in complaint(lambda: imagefolder(CaptionRequest(path=tmp_path)))
 
 
 OUTSIDE = ["../x.png", "/etc/passwd", "a/../../x.png", "link.png", "away/x.png"]
@@ -362,6 +364,7 @@ def test_settings_that_leave_nothing_are_said(things: Path) -> None:
     assert "without a picture" in message(limit=0)
     every = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
     assert "too few for training" in message(held_out=every[:-1])
+    assert "held_out: leaves the train split without a picture" in message(held_out=every)
 
 
 def test_captions_are_cleaned_and_every_source_is_there() -> None:

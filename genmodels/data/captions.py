@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from genmodels.data.meta import read_meta
 from genmodels.data.npz import read_npz
 from genmodels.errors import InputError
 
@@ -112,8 +113,11 @@ def load(folder: Path) -> CaptionedImages:
         InputError: a file is missing or damaged.
     """
     folder = Path(folder)
-    meta = _read_meta(folder / "meta.json")
-    path = folder / "images.npz"
+    path, described = folder / "images.npz", folder / "meta.json"
+    meta = read_meta(described, _META, _FORMAT, "captioned images")
+    texts = meta["captions"]
+    if not all(isinstance(it, str) for it in texts) or texts[:1] != [NO_CAPTION]:
+        raise InputError(f"{described}: captions are not texts of which the first is empty; prepare again")
     arrays = read_npz(path, _ARRAYS)
     splits = {
         split: Captioned(*(arrays[f"{split}_{field}"] for field in ("levels", "captions")))
@@ -127,31 +131,7 @@ def load(folder: Path) -> CaptionedImages:
             raise InputError(f"{path}: the arrays of '{name}' are not uint8 levels with int64 captions")
         if split.levels.max(initial=0) >= meta["levels"]:
             raise InputError(f"{path}: '{name}' has values beyond its {meta['levels']} levels")
-        if split.captions.min(initial=0) < 0 or split.captions.max(initial=0) >= len(meta["captions"]):
-            raise InputError(f"{path}: '{name}' has captions beyond the {len(meta['captions'])} there are")
+        if split.captions.min(initial=0) < 0 or split.captions.max(initial=0) >= len(texts):
+            raise InputError(f"{path}: '{name}' has captions beyond the {len(texts)} there are")
     shape = tuple(meta["shape"])
-    return CaptionedImages(
-        meta["name"], shape, meta["levels"], tuple(meta["captions"]), splits, meta["origin"]
-    )
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, so {path.parent} is not a folder of captioned images")
-    try:
-        meta: Any = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not a JSON file ({error})") from error
-    if not isinstance(meta, dict):
-        raise InputError(f"{path}: expected a mapping; prepare the images again")
-    for key, kind in _META.items():
-        if not isinstance(meta.get(key), kind):
-            raise InputError(f"{path}: {key} is not of type {kind.__name__}; prepare the images again")
-    if meta["format"] != _FORMAT:
-        raise InputError(f"{path}: format is {meta['format']}, this version reads {_FORMAT}; prepare again")
-    if len(meta["shape"]) != 3 or not all(type(side) is int and side > 0 for side in meta["shape"]):
-        raise InputError(f"{path}: shape is {meta['shape']}, expected height, width, channels")
-    texts = meta["captions"]
-    if not all(isinstance(it, str) for it in texts) or texts[:1] != [NO_CAPTION]:
-        raise InputError(f"{path}: captions are not texts of which the first is empty; prepare again")
-    return dict(meta)
+    return CaptionedImages(meta["name"], shape, meta["levels"], tuple(texts), splits, meta["origin"])

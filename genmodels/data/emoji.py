@@ -17,7 +17,7 @@ _PLACES = (  # of Debian and its kin, of Fedora, of Arch
     "/usr/share/fonts/google-noto-color-emoji-fonts/NotoColorEmoji.ttf",
     "/usr/share/fonts/noto/NotoColorEmoji.ttf",
 )
-_INSTALL = "install Debian's fonts-noto-color-emoji, or give the path of NotoColorEmoji.ttf as data.path"
+_INSTALL = "install Debian's fonts-noto-color-emoji, or give NotoColorEmoji.ttf as prepare_captions.path"
 _PIXELS = 109  # the one size in which the font has pictures
 _CANVAS = (136, 128)  # width, height of one of them
 _SIZE = (32, 32)
@@ -51,7 +51,7 @@ def emoji(request: CaptionRequest) -> CaptionedMaterial:
     of_people = {text[0] for text, name in variants.items() if name.tone}
     if request.variants:
         if not features.check("raqm"):
-            raise InputError("data.variants = true: needs a Pillow built with Raqm, as its wheels are")
+            raise InputError("prepare_captions.variants = true: needs a Pillow with Raqm, as its wheels are")
         drawn += _draw(path, variants, (width, height), ImageFont.Layout.RAQM)
 
     def copied(text: str) -> bool:
@@ -74,7 +74,7 @@ def _font_path(path: Path | None) -> Path:
     if path is None:
         found = next((Path(place) for place in _PLACES if Path(place).is_file()), None)
         if found is None:
-            raise InputError(f"data.path = null: no NotoColorEmoji.ttf on this system; {_INSTALL}")
+            raise InputError(f"prepare_captions.path = null: no NotoColorEmoji.ttf here; {_INSTALL}")
         return found
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no such file"

@@ -33,7 +33,7 @@ def folder(request: Request) -> Material:
         what = "a file" if path.exists() else "no such folder"
         raise InputError(f"{path}: {what}; expected a folder of pictures")
     if request.size is not None:
-        require_size(request.size)
+        require_size("data.size", request.size)
     files = _files(path)
     if not files:
         raise InputError(f"{path}: no picture in it or below; read are {', '.join(_PICTURES + _ARRAYS)}")

@@ -43,12 +43,12 @@ def imagefolder(request: CaptionRequest) -> CaptionedMaterial:
     """
     path = request.path
     if path is None:
-        raise InputError("data.path = null: the source 'imagefolder' needs the folder of your pictures")
+        raise InputError("prepare_captions.path = null: 'imagefolder' needs the folder of your pictures")
     if not path.is_dir():
         what = "a file" if path.exists() else "no such folder"
         raise InputError(f"{path}: {what}; expected a folder with {' or '.join(_TABLES)}")
     if request.size is not None:
-        require_size(request.size)
+        require_size("prepare_captions.size", request.size)
     parts = {split: list(_rows(table)) for split, table in _tables(path).items()}
     first: tuple[Path, tuple[int, ...]] | None = None
     read: dict[str, CaptionedPart] = {}
@@ -62,7 +62,7 @@ def imagefolder(request: CaptionRequest) -> CaptionedMaterial:
                 one, other = ("×".join(map(str, shape[:2])) for shape in (picture.shape, first[1]))
                 raise InputError(
                     f"{row.file}: {one} pixels, but {first[0]} has {other}; "
-                    "data.size = [height, width] resizes all"
+                    "prepare_captions.size = [height, width] resizes all"
                 )
             levels.append(picture.ravel())
         groups = np.array([number.setdefault(row.file, len(number)) for row in rows], dtype=np.int64)

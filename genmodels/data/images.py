@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genmodels.data.meta import read_meta
 from genmodels.data.npz import read_npz
 from genmodels.data.target import Target
 from genmodels.errors import InputError
@@ -71,7 +72,7 @@ def load(folder: Path) -> Images:
         InputError: a file is missing or damaged.
     """
     folder = Path(folder)
-    meta = _read_meta(folder / "meta.json")
+    meta = read_meta(folder / "meta.json", _META, _FORMAT, "prepared images")
     path = folder / "images.npz"
     arrays = read_npz(path, _ARRAYS)
     splits = {split: Split(*(arrays[f"{split}_{field}"] for field in Split._fields)) for split in SPLITS}
@@ -87,27 +88,6 @@ def load(folder: Path) -> Images:
     return Images(
         meta["name"], tuple(meta["shape"]), meta["levels"], meta["binarisation"], splits, meta["origin"]
     )
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, so {path.parent} is not a folder of prepared images")
-    try:
-        meta: Any = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a JSON file ({error})") from error
-    if not isinstance(meta, dict):
-        raise InputError(f"{path}: expected a mapping; prepare the images again")
-    for key, kind in _META.items():
-        if not isinstance(meta.get(key), kind):
-            raise InputError(
-                f"{path}: {key} is {meta.get(key)!r}, not of type {kind.__name__}; prepare again"
-            )
-    if meta["format"] != _FORMAT:
-        raise InputError(f"{path}: format is {meta['format']}, this version reads {_FORMAT}; prepare again")
-    if len(meta["shape"]) != 3 or not all(isinstance(side, int) and side > 0 for side in meta["shape"]):
-        raise InputError(f"{path}: shape is {meta['shape']}, expected height, width, channels")
-    return dict(meta)
 
 
 def load_target(folder: Path) -> Target | None:

@@ -26,14 +26,14 @@ def edwards_anderson(shape: Sequence[int], key: Key, *, gaussian: bool = False) 
     return _without_fields(int(np.prod(shape)), i, j, J)
 
 
-def ferromagnet(shape: Sequence[int], J: float = 1.0) -> Couplings:
-    """Return the Ising model on a periodic lattice, all nearest-neighbour couplings J. Ising 1925.
+def ferromagnet(shape: Sequence[int]) -> Couplings:
+    """Return the Ising model on a periodic lattice, all nearest-neighbour couplings 1. Ising 1925.
 
     Raises:
         InputError: an axis has fewer than 3 sites.
     """
     i, j = _bonds(shape)
-    return _without_fields(int(np.prod(shape)), i, j, np.full(len(i), float(J)))
+    return _without_fields(int(np.prod(shape)), i, j, np.ones(len(i)))
 
 
 def sherrington_kirkpatrick(n_sites: int, key: Key) -> Couplings:

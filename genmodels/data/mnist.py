@@ -80,7 +80,7 @@ def _openml(folder: Path) -> dict[str, np.ndarray]:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{folder}: no such folder, and OpenML cannot be reached ({reason}); put MNIST's four IDX files "
-            "there, or give their folder as data.path"
+            "there, or give their folder as path"
         ) from error
     images = bunch.data.astype(np.uint8).reshape(-1, 28, 28)
     labels = bunch.target.astype(np.uint8)

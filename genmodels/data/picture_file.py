@@ -46,13 +46,11 @@ def open_picture(file: Path) -> Image.Image:
     return upright
 
 
-def require_size(size: tuple[int, int]) -> None:
-    """Raise InputError where (height, width) are more pixels than a picture that is opened may have."""
+def require_size(key: str, size: tuple[int, int]) -> None:
+    """Raise InputError where (height, width), given as `key`, are more pixels than a picture may have."""
     height, width = size
     if height * width > (Image.MAX_IMAGE_PIXELS or 0):
-        raise InputError(
-            f"data.size = [{height}, {width}]: at most {Image.MAX_IMAGE_PIXELS} pixels a picture"
-        )
+        raise InputError(f"{key} = [{height}, {width}]: at most {Image.MAX_IMAGE_PIXELS} pixels a picture")
 
 
 def on_white(image: Image.Image) -> Image.Image:

@@ -1,6 +1,5 @@
 """From a source of pictures with captions to splits: hold out captions, cut by what is shown, shuffle."""
 
-import difflib
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import numpy as np
 from genmodels import registry
 from genmodels.data.captioned_sources import CAPTIONED, CaptionedMaterial, CaptionedPart, CaptionRequest
 from genmodels.data.captions import NO_CAPTION, SPLITS, Captioned, CaptionedImages, clean
-from genmodels.errors import InputError
+from genmodels.errors import InputError, suggestion
 from genmodels.streams import Key
 
 
@@ -50,6 +49,11 @@ def prepare_captions(
     material: CaptionedMaterial = registry.load(CAPTIONED, name)(request)
     key = Key(seed, f"captions/{name}")
     parts, aside = _hold_out(material.parts, [clean(it) for it in held_out])
+    for split, part in parts.items():
+        if not part.captions:
+            raise InputError(
+                f"prepare_captions.held_out: leaves the {split} split without a picture; hold out less"
+            )
     kept_back = set(aside.groups.tolist())
     parts = _limited(parts, limit, kept_back, key.child("limit"))
     parts = _cut(parts, {"test": test, "validation": validation}, kept_back, key) | {"held_out": aside}
@@ -78,9 +82,8 @@ def _hold_out(
     known = {caption for part in parts.values() for caption in part.captions}
     for caption in captions:
         if caption not in known:
-            near = difflib.get_close_matches(caption, sorted(known), n=1)
-            hint = f"did you mean '{near[0]}'?" if near else "give captions of the data"
-            raise InputError(f"data.held_out: no picture has the caption '{caption}'; {hint}")
+            hint = suggestion(caption, sorted(known), "give captions of the data")
+            raise InputError(f"prepare_captions.held_out: no picture has the caption '{caption}'; {hint}")
     masks = {
         name: np.array([caption in captions for caption in part.captions], dtype=bool)
         for name, part in parts.items()
@@ -104,7 +107,9 @@ def _limited(
         mask[order[rank][: limit * len(order) // total]] = True
         kept[name] = _select(part, mask)
         if not mask.any():
-            raise InputError(f"data.limit = {limit}: leaves the {name} split without a picture; raise it")
+            raise InputError(
+                f"prepare_captions.limit = {limit}: leaves the {name} split without a picture; raise it"
+            )
     return kept
 
 
@@ -119,9 +124,10 @@ def _cut(
     sizes = {split: n for split, n in sizes.items() if split not in others}
     if sum(sizes.values()) > len(free) or sum(sizes.values()) >= len(groups):
         raise InputError(
-            f"data: pictures of {len(free)} things, besides those held out, are too few for training"
+            f"prepare_captions: pictures of {len(free)} things, besides those held out, are too few for "
+            "training"
             + "".join(f" and {n} for {split}" for split, n in sizes.items())
-            + "; raise data.limit or give more pictures"
+            + "; raise prepare_captions.limit or give more pictures"
         )
     taken = np.zeros(len(train.groups), dtype=bool)
     for split, n in sizes.items():

@@ -1,11 +1,11 @@
 """The schema of ./params.yaml: generative models of images."""
 
-import difflib
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from genmodels.data.sources import SOURCES
+from genmodels.errors import suggestion
 from pipelines.schema.block import (
     Block,
     Count,
@@ -47,8 +47,7 @@ class Data(Block):
     @model_validator(mode="after")
     def _names_and_shares(self) -> "Data":
         if self.name not in SOURCES:
-            near = difflib.get_close_matches(self.name, SOURCES, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(SOURCES)}"
+            hint = suggestion(self.name, SOURCES)
             raise ValueError(f"name: no data set is called '{self.name}'; {hint}")
         if self.validation + self.test >= 1:
             raise ValueError("validation + test must leave images for training: their sum must be below 1")

@@ -1,11 +1,11 @@
 """The schema of pipelines/text_to_image/params.yaml: pictures with captions, and latent diffusion on them."""
 
-import difflib
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from genmodels.data.captioned_sources import CAPTIONED
+from genmodels.errors import suggestion
 from pipelines.schema.block import (
     Block,
     Count,
@@ -38,8 +38,7 @@ class PrepareCaptions(Block):
     @model_validator(mode="after")
     def _names_and_shares(self) -> "PrepareCaptions":
         if self.name not in CAPTIONED:
-            near = difflib.get_close_matches(self.name, CAPTIONED, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(CAPTIONED)}"
+            hint = suggestion(self.name, CAPTIONED)
             raise ValueError(f"name: no pictures with captions are called '{self.name}'; {hint}")
         if self.validation + self.test >= 1:
             raise ValueError("validation + test must leave pictures for training: their sum must be below 1")
