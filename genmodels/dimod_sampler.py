@@ -73,7 +73,8 @@ class GenmodelsSampler(dimod.Sampler, dimod.Initialized):  # type: ignore[misc, 
         Args:
             bqm: A dimod.BinaryQuadraticModel; its labels, its type of variables and its offset are kept.
             num_reads: How many; as many as `initial_states` if there are any, else 1.
-            num_sweeps: Attempted updates of each spin of a read; for exchange the measured sweeps of a rung.
+            num_sweeps: Attempted updates of each spin of a read; for exchange those of a rung before the
+                first draw, 32 at least, and between two of a ladder at most.
             beta_range: First and last inverse temperature; from the gaps of the energies if not given.
                 Exchange starts from 0 whatever the first says.
             beta_schedule_type: Whether annealing's β rises by equal factors or by equal steps.

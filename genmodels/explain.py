@@ -105,7 +105,7 @@ def explain(
         prompt: Brackets are emphasis.
         n: Number of pictures.
         key: Picture i draws from key.at(shard=i).
-        guidance: w, above 0.
+        guidance: w, not 0.
         steps: Of the method; its usual number if None.
         method: A name in `ways.METHODS`.
 
@@ -116,7 +116,7 @@ def explain(
     if not 1 <= n <= _MOST:
         raise InputError(f"n: {n} pictures to explain, give 1 to {_MOST}")
     if guidance == 0.0:
-        raise InputError("guidance: at 0 the prompt is not read, give more")
+        raise InputError("guidance: at 0 the prompt is not read, give another number")
     n_steps = n_steps_of(model, method, steps)
     encoder = encoder_of(model)
     n_tokens = encoder.encode([prompt], emphasised=True).states.shape[1]

@@ -146,10 +146,16 @@ def _chains(model: Any, n: int, key: Key, placement: Placement) -> Pictures:
     # Where a sweep takes a gradient a site, ladders are short: the reference they start from is near.
     cheap = isinstance(model, HasBlocks | HasCouplings)
     sampler = registry.build(SAMPLERS, "replica_exchange", {} if cheap else _SHORT)
-    x = sampler.draw(model, kernel_for(model), n, key, placement)
+    return Pictures(*visible(model, sampler.draw(model, kernel_for(model), n, key, placement)))
+
+
+def visible(model: Any, x: Tensor, beta: float = 1.0) -> tuple[Tensor, Tensor | None]:
+    """Return pixels 0 and 1 of configurations, and their means given hidden units  # (chain, site) in [0, 1].
+
+    There are no means where there are no hidden units.
+    """
     has_hidden = isinstance(model, HasMarginals)
     if not has_hidden:
-        return Pictures((x + 1.0) / 2.0, None)
-    means = model.conditional(0, x, torch.ones(n))
-    n_visible = model.n_visible
-    return Pictures((x[:, :n_visible] + 1.0) / 2.0, means[:, :n_visible])
+        return (x + 1.0) / 2.0, None
+    means = model.conditional(0, x, torch.full((len(x),), beta))
+    return (x[:, : model.n_visible] + 1.0) / 2.0, means[:, : model.n_visible]

@@ -15,7 +15,6 @@ from genmodels.couplings import Bipartite, Couplings
 from genmodels.streams import Key, Streams
 
 Domain = Literal["spin", "binary", "grey"]
-T = TypeVar("T")
 
 
 class Contrasted(NamedTuple):
@@ -473,15 +472,6 @@ class HasComponents(Protocol):
         ...
 
 
-class KernelState(Protocol):
-    """The state of a batch of replicas, opaque but for their energies."""
-
-    @property
-    def energy(self) -> Tensor:  # (replica,), nats at β = 1
-        """Return E of every replica."""
-        ...
-
-
 State = TypeVar("State")
 
 
@@ -494,7 +484,10 @@ class Info(NamedTuple):
 
 
 class Kernel(Protocol[State]):
-    """A Markov transition that leaves exp(−βE − E_0) invariant; a frozen dataclass of its settings."""
+    """A Markov transition that leaves exp(−βE − E_0) invariant; a frozen dataclass of its settings.
+
+    Its state is opaque but for `energy`, E of every replica  # (replica,), nats at β = 1
+    """
 
     @property
     def detailed_balance(self) -> bool:

@@ -89,9 +89,9 @@ def normal(generator: torch.Generator, *shape: int, dtype: torch.dtype = torch.f
     return _rows(torch.randn, generator, shape, dtype)
 
 
-def uniform(generator: torch.Generator, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def uniform(generator: torch.Generator, *shape: int) -> Tensor:
     """Return uniform numbers in [0, 1) on the generator's device; a Share's rows of them  # (image, …)."""
-    return _rows(torch.rand, generator, shape, dtype)
+    return _rows(torch.rand, generator, shape, torch.float32)
 
 
 def stratified(generator: torch.Generator, n: int) -> Tensor:

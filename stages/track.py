@@ -11,8 +11,6 @@ from pipelines import dag, execution, params, summary, tracking
 from pipelines.spool import milliseconds, spools_in
 from pipelines.stage import arguments, one_line_errors, out_folder
 
-_BATCH = 1000  # MLflow's limit of metrics in a batch
-
 
 def finish(path: Path) -> None:
     """Back-fill the cached stages, put the summary on the parent run, close it; nothing if no stage ran.
@@ -79,9 +77,7 @@ def _summarise(client: Any, experiment: str, parent: str, path: Path, tables: li
     metrics = [Metric(f"{model}.{name}", value, now, 0) for model, name, value in numbers]
     flat = params.flat(params.read(path))
     tags = [RunTag("mlflow.source.git.commit", _commit())] if _commit() else []
-    for first in range(0, len(metrics), _BATCH):
-        client.log_batch(parent, metrics[first : first + _BATCH])
-    client.log_batch(parent, params=[Param(key, str(value)) for key, value in flat.items()], tags=tags)
+    client.log_batch(parent, metrics, [Param(key, str(value)) for key, value in flat.items()], tags)
     summary.log_table(client, parent, rows_of(contents))
     of_models = [content for content in contents if "data" in content]  # and not of samplers
     children = summary.log_models(client, experiment, parent, rows_of(of_models), flat)

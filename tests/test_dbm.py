@@ -308,7 +308,7 @@ def test_a_stack_gives_each_unit_half_of_its_evidence_from_either_machine() -> N
                 parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator) + 0.1)
     model = DBM(3, (2, 4, 3)).double().requires_grad_(False)
     blank = greedy.machines(model)
-    assert [(m.n_below, m.n_above, m.copies) for m in blank] == [
+    assert [(*m.W.shape, m.copies) for m in blank] == [
         (3, 2, (2, 1)),
         (2, 4, (1, 1)),
         (4, 3, (1, 2)),

@@ -188,9 +188,9 @@ def test_samples_follow_the_model() -> None:
 
 def test_a_radius_of_zero_is_the_centre_of_the_prior() -> None:
     model = small(VAE, 2)
-    means = model.sample_means(5, Key(14, "sample").torch(), radius=0.0)
+    means = model.pictures(Streams(Key(14, "sample"), 5), radius=0.0)[1]
     with torch.no_grad():
-        assert torch.equal(means, model.means(torch.zeros(5, 2)))
+        assert torch.equal(means, torch.sigmoid(model.decoder(torch.zeros(5, 2))))
     assert bool(((means > 0) & (means < 1)).all())
 
 
@@ -231,7 +231,7 @@ def test_a_picture_is_the_same_however_many_are_drawn(settings: dict[str, Any], 
     z = radius * torch.randn(1, 3, generator=generator)
     uniform = torch.rand(1, model.n_sites, generator=generator)
     with torch.no_grad():
-        assert torch.allclose(means, model.means(z), atol=1e-6)
+        assert torch.allclose(means, model.pixels.means(model.decoder(z)), atol=1e-6)
         assert torch.equal(drawn, model.pixels.draw(model.decoder(z), uniform))
     assert bool(((means >= 0.0) & (means <= 1.0)).all())
 

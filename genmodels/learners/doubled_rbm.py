@@ -34,7 +34,7 @@ class DoubledRBM(nn.Module):
         super().__init__()
         if len(copies) != 2 or not set(copies) <= {1, 2}:
             raise InputError(f"copies: {list(copies)} is not two numbers, each 1 or 2")
-        self.n_below, self.n_above, self.copies = n_below, n_above, tuple(copies)
+        self.copies = tuple(copies)
         n_x = copies[0] * n_below
         self.n_sites = n_x + copies[1] * n_above
         self.blocks = (slice(0, n_x), slice(n_x, self.n_sites))

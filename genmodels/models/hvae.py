@@ -156,10 +156,6 @@ class HVAE(nn.Module):
         divergences = [rung.posterior.divergence(rung.prior) for rung in reversed(rungs)]
         return self.log_likelihood(x, rungs[-1].z), divergences
 
-    def layer_divergences(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return D_t, what each layer costs in `elbo`  # (image, site) -> (image, layer), nats."""
-        return torch.stack([each.sum(1) for each in self.terms(x, generator)[1]], 1)
-
     def elbo(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return log q(x|z_1) − Σ_t D_t, one z per image  # (image, site) -> (image,), nats."""
         likelihood, divergences = self.terms(x, generator)
@@ -203,14 +199,8 @@ class HVAE(nn.Module):
         return output
 
     @torch.no_grad()
-    def sample_means(self, n: int, generator: torch.Generator, radius: float = 1.0) -> Tensor:
-        """Return means in [0, 1] at z_L ~ N(0, radius² I): below 1 typical, above unusual  # (n, site)."""
-        means: Tensor = self.pixels.means(self._from_prior(self._eps(generator, n), radius))
-        return means
-
-    @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator, radius: float = 1.0) -> Tensor:
-        """Return n pictures in the model's domain, z_L ~ N(0, radius² I)  # (n, site)."""
+        """Return n pictures in the model's domain, z_L ~ N(0, radius² I): below 1 typical  # (n, site)."""
         output = self._from_prior(self._eps(generator, n), radius)
         drawn: Tensor = self.pixels.draw(output, uniform(generator, n, self.n_sites))
         return drawn

@@ -113,23 +113,10 @@ class VAE(nn.Module):
         likelihood, divergence = self.terms(x, generator)
         return evidence_loss(likelihood, [divergence], self.free_bits, self.kl_warm_up, step)
 
-    def means(self, z: Tensor) -> Tensor:
-        """Return the pixels' means, grey levels over K − 1  # (image, latent) -> (image, site) in [0, 1]."""
-        means: Tensor = self.pixels.means(self.decoder(z))
-        return means
-
-    def _latent(self, n: int, generator: torch.Generator, radius: float) -> Tensor:
-        return radius * normal(generator, n, self.latent)
-
-    @torch.no_grad()
-    def sample_means(self, n: int, generator: torch.Generator, radius: float = 1.0) -> Tensor:
-        """Return means in [0, 1] at z ~ N(0, radius² I): below 1 typical, above unusual  # (n, site)."""
-        return self.means(self._latent(n, generator, radius))
-
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator, radius: float = 1.0) -> Tensor:
-        """Return n pictures in the model's domain, z ~ N(0, radius² I)  # (n, site)."""
-        output = self.decoder(self._latent(n, generator, radius))
+        """Return n pictures in the model's domain, z ~ N(0, radius² I): below 1 typical  # (n, site)."""
+        output = self.decoder(radius * normal(generator, n, self.latent))
         drawn: Tensor = self.pixels.draw(output, uniform(generator, n, self.n_sites))
         return drawn
 

@@ -26,15 +26,14 @@ class LatentSpace(nn.Module):
         shape: Height, width and channels of the pictures.
         channels: Features of each resolution.
         latent: Channels of z.
-        levels: K, values of a pixel.
-        decoder: Distribution of a pixel; None: Bernoulli for 2 levels, a discretised logistic for more.
+        levels: K, values of a pixel: Bernoulli for 2 levels, a discretised logistic for more.
 
     Attributes:
         shape: Height, width and channels of z.
         scale: s, one over the standard deviation of z over pictures: sz has variance 1.
 
     Raises:
-        InputError: the picture cannot be halved so often, or an unknown decoder.
+        InputError: the picture cannot be halved so often.
     """
 
     scale: Tensor
@@ -45,14 +44,13 @@ class LatentSpace(nn.Module):
         channels: Sequence[int],
         latent: int = 4,
         levels: int = 256,
-        decoder: str | None = None,
     ) -> None:
         """Build both networks, with torch's random first weights."""
         super().__init__()
         from diffusers import AutoencoderKL
 
         self.height, self.width, self.depth = shape
-        self.pixels = pixels(decoder, levels)
+        self.pixels = pixels(None, levels)
         self.padding = Padding(self.height, self.width, len(channels))
         halved = len(channels) - 1
         left, right, above, below = self.padding.margins

@@ -184,11 +184,6 @@ def move(
     return walkers, info.n_updates
 
 
-def shares(family: Tensor) -> Tensor:
-    """Return the share n_i of each walker at β = 0 among its descendants' generation  # (walker,)."""
-    return torch.bincount(family, minlength=len(family)).double() / len(family)
-
-
 def log_weights(energy: Tensor, step: float) -> Tensor:
     """Return −Δβ E, the log of the weights but for a constant  # (walker,)."""
     return -step * energy

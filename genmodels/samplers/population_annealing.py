@@ -167,8 +167,8 @@ class PopulationAnnealing:
     ) -> Tensor:
         """Return n walkers at the last β, the populations weighted by Ẑ, in random order  # (n, site).
 
-        Walkers occur again only where there are fewer than n. None is returned if `progress` stops the run
-        before the last β; the other arguments are those of `run`.
+        Walkers occur again only where there are fewer than n. If `progress` stops the run before the last β
+        there are none, (0, site); the other arguments are those of `run`.
 
         Raises:
             FloatingPointError: an energy is not finite.

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genmodels.generate import visible
 from genmodels.kernels.choose import kernel_for
-from genmodels.protocols import HasMarginals
 from genmodels.streams import Key
 
 _FRAMES = 40
@@ -40,12 +40,4 @@ def particles(
         if info.n_nonfinite:
             raise FloatingPointError("energies of the particles are not finite")
         done += len(some)
-        yield done, *_seen(model, kernel.configuration(state), float(some[-1]))
-
-
-def _seen(model: Any, x: Tensor, beta: float) -> tuple[Tensor, Tensor | None]:  # (chain, site) -> in [0, 1]
-    has_hidden = isinstance(model, HasMarginals)
-    if not has_hidden:
-        return (x + 1.0) / 2.0, None
-    means = model.conditional(0, x, torch.full((len(x),), beta))
-    return (x[:, : model.n_visible] + 1.0) / 2.0, means[:, : model.n_visible]
+        yield done, *visible(model, kernel.configuration(state), float(some[-1]))

@@ -2,15 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from genmodels import runs
 from genmodels.artifacts import write_json
 from pipelines import tracking
-
-_METRICS, _PARAMS = 1000, 100  # MLflow's limits of a batch
 
 
 def export(folder: Path) -> list[str]:
@@ -85,12 +83,5 @@ def _is_result(place: Path) -> bool:
 def _log(client: Any, run_id: str, entry: dict[str, Any]) -> None:
     from mlflow.entities import Metric, Param
 
-    for part in _parts(entry["metrics"], _METRICS):
-        client.log_batch(run_id, metrics=[Metric(*metric) for metric in part])
-    for part in _parts(list(entry["params"].items()), _PARAMS):
-        client.log_batch(run_id, params=[Param(*param) for param in part])
-
-
-def _parts(items: Sequence[Any], n: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), n):
-        yield items[start : start + n]
+    metrics, params = entry["metrics"], entry["params"].items()
+    client.log_batch(run_id, [Metric(*metric) for metric in metrics], [Param(*param) for param in params])

@@ -16,6 +16,7 @@ from stages.palette import BLACK, BLUE, DASHES, GREEN, PURPLE, VERMILION, line, 
 
 MARKERS = {"exact": "o", "estimate": "s", "lower": ">", "upper": "<"}
 COLOURS = {"exact": BLUE, "estimate": VERMILION, "lower": GREEN, "upper": PURPLE}
+SHOWN = 14  # pictures of a model, at most
 _A_ROW = 3  # panels of curves: labels of more of them would be too small to read
 Row = Mapping[str, Any]
 
@@ -75,12 +76,11 @@ def _span(rows: Sequence[Row]) -> tuple[float, float]:
     return min(ends) - margin, max(ends) + margin
 
 
-def samples(
-    rows: Sequence[tuple[str, np.ndarray]], shape: Sequence[int], path: Path, columns: int = 14
-) -> None:
+def samples(rows: Sequence[tuple[str, np.ndarray]], shape: Sequence[int], path: Path) -> None:
     """Draw one row of pictures a model, the data first  # arrays (picture, site) in [0, 1]."""
     height, width = shape[0], shape[1]
-    figure, axes = plt.subplots(len(rows), columns, figsize=(columns * 0.62, len(rows) * 0.66), squeeze=False)
+    size = (SHOWN * 0.62, len(rows) * 0.66)
+    figure, axes = plt.subplots(len(rows), SHOWN, figsize=size, squeeze=False)
     for (name, pixels), cells in zip(rows, axes, strict=True):
         for index, cell in enumerate(cells):
             cell.axis("off")
