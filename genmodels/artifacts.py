@@ -197,6 +197,9 @@ def read_log_z(folder: Path) -> dict[str, Estimate]:
     """Return the estimates of log Z in a model's folder, or beside it in its pipeline, by name of method.
 
     Those that were made of other weights than the folder's are left out.
+
+    Raises:
+        InputError: what should hold them is damaged.
     """
     folder = Path(folder).resolve()
     path = folder / "log_z.json"
@@ -205,7 +208,11 @@ def read_log_z(folder: Path) -> dict[str, Estimate]:
     if not path.exists():
         return {}
     digest, answers = sha256(folder / "model.safetensors"), read_json(path)
-    return {name: Estimate.from_dict(it) for name, it in answers.items() if it.get("model_sha256") == digest}
+    try:
+        own = {name: it for name, it in answers.items() if it.get("model_sha256") == digest}
+        return {name: Estimate.from_dict(it) for name, it in own.items()}
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: no estimates of log Z in it ({error!r}); estimate them again") from error
 
 
 def load_model(folder: Path) -> Any:

@@ -42,65 +42,16 @@ def evaluate(
     from genmodels.artifacts import load_model, read_config, read_log_z
     from genmodels.estimators import likelihood
     from genmodels.estimators.route import Effort
+    from genmodels.held_out import held_out
     from genmodels.protocols import levels_of
     from genmodels.streams import Key
 
     model, config = load_model(model_dir), read_config(model_dir)
-    v = torch.from_numpy(_held_out(data, model_dir, config["data"], levels_of(model), seed)).float()
+    v = torch.from_numpy(held_out(data, model_dir, config["data"], levels_of(model), seed)).float()
     log_z = likelihood.with_enumeration(model, read_log_z(model_dir))
     effort = Effort(posterior_images=0)  # the first route is what is printed
     estimate = likelihood.routes(model, v, Key(seed, "evaluate"), log_z, effort)[0].mean()
     print(json.dumps(estimate.to_dict(), sort_keys=True) if as_json else estimate)
-
-
-def _held_out(data: str, model_dir: Path, trained_on: dict[str, Any], levels: int, seed: int) -> Any:
-    """Return the test images of a data set, or all images of the user's own folder, binary or grey.
-
-    A name means the split beside the model, if its pipeline made one of that name  # (image, site).
-    """
-    import numpy as np
-
-    from genmodels.data import images
-
-    prepared = _prepared(data, model_dir)
-    found = prepared or _made(data, trained_on, seed)
-    if list(found.shape) != trained_on["shape"]:
-        here, there = ("×".join(map(str, sides)) for sides in (found.shape, trained_on["shape"]))
-        raise InputError(
-            f"--data {data}: images of {here} where the model was trained on {there} pixels and channels"
-        )
-    if prepared is None and found.name == "folder":
-        return np.concatenate([images.of_levels(found, split, levels) for split in found.splits])
-    return images.of_levels(found, "test", levels)
-
-
-def _prepared(data: str, model_dir: Path) -> Any:
-    """Return the images of that name beside the model, else those of that prepared folder, else None."""
-    from genmodels.data import images
-
-    beside = model_dir.resolve().parent.parent / "prepare" / "images"
-    if (beside / "meta.json").exists() and (found := images.load(beside)).name == data:
-        return found
-    return images.load(Path(data)) if (Path(data) / "meta.json").exists() else None
-
-
-def _made(data: str, trained_on: dict[str, Any], seed: int) -> Any:
-    """Return the images of a data set, split anew, or of a folder of pictures."""
-    from genmodels.data.prepare import prepare_dataset
-    from genmodels.data.sources import SOURCES, WITH_TEST
-
-    if data not in SOURCES and not Path(data).exists():
-        raise InputError(f"--data {data}: neither a data set ({', '.join(SOURCES)}) nor a folder of images")
-    name = data if data in SOURCES else "folder"
-    path, size = (data, None) if name == "folder" else (None, tuple(trained_on["shape"][:2]))
-    made, _ = prepare_dataset(name, path, None, size, 10000, 0.3, validation=0.1, test=0.2, seed=seed)
-    if name == trained_on["name"] and name not in WITH_TEST:
-        print(
-            f"genmodels: the pipeline's split of '{name}' is not beside the model: "
-            "some of these images may be among those it was trained on",
-            file=sys.stderr,
-        )
-    return made
 
 
 @app.command()
@@ -248,12 +199,12 @@ def _table(name: str) -> dict[str, Any]:
 
 
 def _checked(table: Any, name: str) -> dict[str, Any]:
-    from genmodels.table import FIELDS
+    from genmodels.table import is_row
 
     if not (
         isinstance(table, dict)
         and isinstance(table.get("rows"), list)
-        and all(isinstance(row, dict) and set(row) >= FIELDS for row in table["rows"])
+        and all(map(is_row, table["rows"]))
         and _describes(table.get("data"), {row["name"].partition(".")[0] for row in table["rows"]})
     ):
         raise InputError(f"{name}: not a table of this program, as in out/main/report/table.json")

@@ -8,8 +8,7 @@ from rich.table import Table
 
 from genmodels.ranking import ranked
 
-# What every row of a table says.
-FIELDS = frozenset({"model", "name", "value", "stderr", "kind", "method", "reason", "unit"})
+_TEXTS, _NUMBERS = ("model", "name", "kind", "method", "reason", "unit"), ("value", "stderr")
 # What a likelihood is called, by its quantity: binary and grey images never share a column.
 HEADINGS = {"log_likelihood": "log-likelihood", "bits_per_dimension": "bits per dimension"}
 # Measures of samples, and what heads their columns: a name's last part is the space that it is measured in.
@@ -44,6 +43,16 @@ def show(tables: Mapping[str, Mapping[str, Any]]) -> None:
     for part in shown:
         if part.row_count:
             console.print(part)
+
+
+def is_row(entry: Any) -> bool:
+    """Return whether an entry of a table's rows says what every row says, in the types that it has."""
+    return (
+        isinstance(entry, dict)
+        and entry.keys() >= {*_TEXTS, *_NUMBERS}
+        and all(isinstance(entry[key], str) for key in _TEXTS)
+        and all(isinstance(entry[key], int | float | None) for key in _NUMBERS)
+    )
 
 
 def number(row: Mapping[str, Any]) -> str:

@@ -335,6 +335,16 @@ def test_estimates_of_log_z_are_those_of_the_folders_own_weights(tmp_path: Path)
     assert read_log_z(Path("/rbm")) == {}  # at the file system's root nothing is beside it
     write_json(folder / "log_z.json", {"inside": answers["mine"]})
     assert read_log_z(folder) == {"inside": mine}  # what came with the folder is nearer
+    own = answers["mine"]
+    for wrong in (
+        [own],
+        {"mine": 3.0},
+        {"mine": {"model_sha256": of["mine"]}},
+        {"mine": own | {"kind": "sure"}},
+    ):
+        write_json(folder / "log_z.json", wrong)
+        with pytest.raises(InputError, match=r"log_z.json: no estimates of log Z in it"):
+            read_log_z(folder)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,8 @@ def test_likelihoods_need_to_say_of_which_images(tmp_path: Path) -> None:
         ({}, ROWS),
         ({"name": "digits", "binarisation": "native"}, [row("a", "bits_per_dimension", 2.0)]),
         (DATA, [{"model": "a"}]),
+        (DATA, [ROWS[0] | {"name": 3}]),
+        (DATA, [ROWS[0] | {"value": "many"}]),
     ):
         path = tmp_path / "table.json"
         path.write_text(json.dumps({"data": data, "rows": rows}))

@@ -213,6 +213,10 @@ def test_the_table_is_that_of_the_pipeline(place: Path) -> None:
     assert "−3.25 ± 0.12" in shown
     assert "a &lt; b" in shown
     assert "any, nats per image, larger is better" in shown
+    odd = [3, row | {"name": 3}, row | {"value": "many"}, row]
+    write_json(place / "report" / "table.json", {"data": "none", "rows": odd})
+    (line,) = likelihoods(entries(place).values())
+    assert line.title.startswith("pictures with captions, nats per image")
 
 
 def test_without_gradio_a_line_says_how_to_have_it(

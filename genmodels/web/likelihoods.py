@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from genmodels.artifacts import read_json
-from genmodels.table import FIELDS, HEADINGS
+from genmodels.table import HEADINGS, is_row
 from genmodels.web.shelf import Entry
 
 
@@ -42,8 +42,9 @@ def _lines(path: Path) -> Iterator[Line]:
     table = read_json(path)
     if not isinstance(table, dict) or not isinstance(table.get("rows"), list):
         return
-    rows = [row | {"model": row.get("model", table.get("model"))} for row in table["rows"]]
-    rows = [row for row in rows if row.keys() >= FIELDS and row["name"].split(".")[0] in HEADINGS]
+    entries = [entry for entry in table["rows"] if isinstance(entry, dict)]
+    rows = [entry | {"model": entry.get("model", table.get("model"))} for entry in entries]
+    rows = [row for row in rows if is_row(row) and row["name"].split(".")[0] in HEADINGS]
     plain = {row["model"] for row in rows if row["name"] in HEADINGS}
     for row in rows:
         _, _, of = row["name"].partition(".")
@@ -55,5 +56,7 @@ def _lines(path: Path) -> Iterator[Line]:
 
 def _title(table: dict[str, Any], row: dict[str, Any]) -> str:
     better = "larger" if row["unit"].startswith("nats") else "smaller"
-    data = table.get("data", {}).get("name", "pictures with captions").replace("_", " ")
-    return f"{data}, {row['unit']}, {better} is better"
+    data = table.get("data")
+    name = data.get("name") if isinstance(data, dict) else None
+    said = str(name or "pictures with captions").replace("_", " ")
+    return f"{said}, {row['unit']}, {better} is better"
