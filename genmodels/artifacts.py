@@ -135,6 +135,9 @@ def save_model(
         data: What it was trained on: name, shape (height, width, channels), levels, binarisation.
         precision: Of the written numbers, "half", "single" or "double"; as the model has them if None. The
             model is read back in its own.
+
+    Raises:
+        InputError: a number is too large for the precision.
     """
     with new_folder(folder) as temporary:
         save_tensors(temporary / "model.safetensors", _rounded(model.state_dict(), precision))
@@ -166,8 +169,16 @@ def _save_pipeline(folder: Path, model: Any, precision: str | None) -> None:
 def _rounded(tensors: dict[str, Tensor], precision: str | None) -> dict[str, Tensor]:
     if precision is None:
         return tensors
-    dtype = _PRECISIONS[precision]
-    return {name: it.to(dtype) if it.is_floating_point() else it for name, it in tensors.items()}
+    dtype, rounded = _PRECISIONS[precision], dict(tensors)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            rounded[name] = tensor.to(dtype)
+            if not torch.equal(rounded[name].isfinite(), tensor.isfinite()):
+                largest = float(tensor.abs().max())
+                raise InputError(
+                    f"precision = {precision}: cannot hold {largest:.3g} of {name}, give another"
+                )
+    return rounded
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -219,7 +230,8 @@ def load_model(folder: Path) -> Any:
     """Return the model in `folder`, in evaluation mode, its files checked against their digests.
 
     Raises:
-        InputError: a file is missing, damaged, or does not fit the model it names.
+        InputError: a file is missing, damaged, holds what is no finite number, or does not fit the model it
+            names.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -227,6 +239,9 @@ def load_model(folder: Path) -> Any:
     tensors = load_tensors(path)
     if sha256(path) != config["sha256"].get("model.safetensors"):
         raise InputError(f"{path}: its SHA-256 is not the one in config.json, copy the folder again")
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise InputError(f"{path}: {name} has entries that are no finite numbers: train the model again")
     try:
         model = registry.load(MODELS, config["model"])(**config["args"])
         model.load_state_dict(tensors)

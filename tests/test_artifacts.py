@@ -323,6 +323,22 @@ def test_an_interrupt_between_the_renamings_puts_the_old_folder_back(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_weights_that_are_no_numbers_or_too_large_for_their_precision_are_refused(tmp_path: Path) -> None:
+    model = random_rbm()
+    with torch.no_grad():
+        model.b[0] = math.nan
+    save_model(tmp_path / "rbm", "rbm", model, DATA)
+    with pytest.raises(InputError, match="model.safetensors: b has entries that are no finite numbers"):
+        load_model(tmp_path / "rbm")
+    with torch.no_grad():
+        model.b[0] = 1e6
+    with pytest.raises(InputError, match=r"precision = half: cannot hold 1e\+06 of b"):
+        save_model(tmp_path / "other", "rbm", model, DATA, "half")
+    assert not (tmp_path / "other").exists()
+    save_model(tmp_path / "rbm", "rbm", model, DATA)
+    assert float(load_model(tmp_path / "rbm").b[0].detach()) == 1e6
+
+
 def test_estimates_of_log_z_are_those_of_the_folders_own_weights(tmp_path: Path) -> None:
     folder = tmp_path / "train" / "rbm"
     save_model(folder, "rbm", random_rbm(), DATA)
