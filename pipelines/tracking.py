@@ -58,9 +58,10 @@ def _set_up(database: Path) -> None:
     """Make a database that is whole from the start: MLflow refuses one whose migration was cut short."""
     from mlflow.tracking import MlflowClient
 
-    new = database.with_name(f"{database.name}.new")
-    for left in database.parent.glob(f"{new.name}*"):
+    for left in database.parent.glob(f"{database.name}.new*"):
         left.unlink()
+    # A name of its own: MLflow keeps its connections by name, also those to a file that was cut short.
+    new = database.with_name(f"{database.name}.new-{uuid.uuid4().hex}")
     MlflowClient(f"sqlite:///{new}")  # migrates, for many seconds on a busy machine
     new.replace(database)
 
