@@ -90,6 +90,20 @@ def z_scores(estimates: list, exact: np.ndarray) -> np.ndarray:
     return np.array([(e.value - truth) / e.stderr for e, truth in zip(estimates, exact, strict=True)])
 
 
+def test_spins_are_weighted_by_the_work_of_all_steps() -> None:
+    generator = KEY.child("work").torch()
+    work = torch.randn(400, 3, generator=generator, dtype=torch.float64).cumsum(1)
+    x = torch.randn(400, 2, generator=generator).sign()
+    nothing = torch.zeros(400, dtype=torch.float64)
+    result = Worked(
+        torch.from_numpy(BETAS), work, nothing, nothing, None, nothing, x, 1.0, 0.0, x[0], n_updates=1
+    )
+    weights = (-work[:, -1]).exp()
+    expected = (weights @ x.double() / weights.sum()).tolist()
+    found = averages.moments(result, free_energy.evaluate(result)[0])
+    assert [one.value for one in found] == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("result", [exchanged(), tempered()], ids=["exchange", "tempering"])
 def test_exact_draws_have_exact_averages(result: Exchanged | Tempered) -> None:
     curve, _ = free_energy.evaluate(result)

@@ -60,6 +60,17 @@ def test_gaussian_pixels_are_scipys_one_by_one() -> None:
     assert float((drawn.var(0) / model.variance - 1.0).abs().max()) < 4.0 * math.sqrt(2.0 / 40_000)
 
 
+@pytest.mark.parametrize("kind", [Gaussian, IndependentGaussian])
+def test_one_normal_is_its_own_only_component(kind: type) -> None:
+    model = kind(4)
+    fitted(model, correlated(50, 4), eigenvalue_floor=1e-9)
+    weights, means, covariances = (part.numpy() for part in model.components())
+    assert weights.tolist() == [1.0]
+    points = correlated(7, 4)
+    density = multivariate_normal(means[0], covariances[0]).logpdf(points)
+    assert np.allclose(model.log_prob(points), density, rtol=1e-12)
+
+
 def test_the_fit_divides_by_n() -> None:
     x = correlated(20, 3)
     model = Gaussian(3)

@@ -22,6 +22,8 @@ from genmodels.errors import InputError
 from genmodels.estimators import likelihood, sequential
 from genmodels.estimators.route import Effort, Route
 from genmodels.learners.closed_form import ClosedForm
+from genmodels.models.diffusion import Diffusion
+from genmodels.models.gaussian import Gaussian
 from genmodels.models.gaussian_mixture import GaussianMixture
 from genmodels.models.independent import Independent
 from genmodels.models.independent_levels import IndependentLevels
@@ -122,6 +124,15 @@ def test_independent_levels_are_the_shares_with_the_pseudo_count() -> None:
 
 
 # Bits per dimension
+
+
+@pytest.mark.parametrize("model", [Gaussian(4), Diffusion((2, 2), [8], T=4)], ids=["gaussian", "diffusion"])
+def test_values_that_are_drawn_image_by_image_share_no_error(model: Any) -> None:
+    v = torch.tensor([[0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
+    effort = Effort(noise_levels=2, noise_repeats=2, dequantisation_samples=4)
+    found = likelihood.routes(model, v, KEY, effort=effort)
+    assert found[-1].kind == "lower"
+    assert [route.shared for route in found] == [0.0] * len(found)
 
 
 @pytest.mark.parametrize(("levels", "bits"), [(4, 2.0), (16, 4.0), (256, 8.0)])

@@ -259,6 +259,20 @@ def test_a_picture_is_its_streams_whatever_the_others_are(tmp_path: Path) -> Non
     assert model.pictures(Streams(KEY, 2))[0].shape == (2, 192)
 
 
+def test_what_is_drawn_is_decoded_from_around_what_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, decoded = small(), []
+    model.space.scale.fill_(1.7)
+    model.prior.variance.fill_(0.04)
+    decode = model.space.decode
+    monkeypatch.setattr(model.space, "decode", lambda z: decoded.append(z) or decode(z))
+    model.paint(Streams(KEY, 30), n_steps=2)
+    drawn, seen = decoded
+    eps = (drawn - seen) * 1.7 / 0.2
+    assert eps.numel() > 200
+    assert float(eps.std()) == pytest.approx(1.0, abs=4.0 / math.sqrt(2.0 * eps.numel()))
+    assert abs(float(eps.mean())) < 4.0 / math.sqrt(eps.numel())
+
+
 def test_what_cannot_be_built_is_said() -> None:
     assert "below gamma_max" in complaint(lambda: small(gamma_min=7.0))
     assert "too few" in complaint(lambda: small(T=1))

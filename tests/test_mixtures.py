@@ -199,6 +199,7 @@ def test_gaussians_are_chosen_by_their_probabilities_of_binary_images() -> None:
     model, v = random_gaussians(2), (overlapping(20) > 0).double()
     found = selection.score(model, v, KEY)
     assert found.mean == pytest.approx(float(sequential.log_prob(model, v).mean()))
+    assert found.stderr == pytest.approx(float(sequential.log_prob(model, v).std()) / math.sqrt(len(v)))
     assert found.mean != pytest.approx(float(model.log_prob(v).mean()), abs=0.01)
 
 

@@ -69,6 +69,7 @@ def test_energy_is_the_sum_over_pairs_and_sites() -> None:
         by_hand -= rbm.c[j] * joint[:, 4 + j]
     assert torch.allclose(rbm.energy(joint), by_hand, atol=1e-12)
     assert not torch.allclose(rbm.energy(-joint), by_hand, atol=0.1)
+    assert torch.allclose(torch.from_numpy(rbm.couplings().energy(joint.numpy())), by_hand, atol=1e-12)
 
 
 @pytest.mark.parametrize("beta", BETAS)

@@ -34,7 +34,15 @@ def test_the_nearest_is_found_exactly_and_in_parts(monkeypatch: pytest.MonkeyPat
     assert whole.distance == pytest.approx(by_hand.min(1), abs=1e-12)
     assert whole.distance[3] == 0.0  # and not what rounding leaves
     monkeypatch.setattr(sample_quality, "_AT_ONCE", 120)
+    sizes, distances = [], sample_quality.squared_distances
+
+    def noted(points: np.ndarray, among: np.ndarray) -> np.ndarray:
+        sizes.append(len(points) * len(among))
+        return distances(points, among)
+
+    monkeypatch.setattr(sample_quality, "squared_distances", noted)
     parts = sample_quality.nearest(points, among)
+    assert max(sizes) <= 120
     assert all(np.array_equal(a, b) for a, b in zip(whole, parts, strict=True))
 
 

@@ -361,6 +361,15 @@ def test_families_entropy_and_rho_t() -> None:
     assert float(result.family_entropy.max()) < math.log(40)
 
 
+def test_a_summary_names_the_worst_population() -> None:
+    result = local("population_annealing")
+    summary = result.summary()
+    assert summary["lowest_ess"] == float(result.ess.min()) < float(result.ess.max())
+    entropy = result.family_entropy
+    assert summary["family_entropy"] == float(entropy.min()) < float(entropy.max())
+    assert summary["rho_t"] == float(result.rho_t.max()) > float(result.rho_t.min())
+
+
 def test_walkers_that_are_drawn_follow_the_model() -> None:
     model = machine(3, 2)
     with torch.no_grad():
@@ -627,6 +636,20 @@ def test_stopped_work_ends_at_the_beta_reached_and_has_no_way_back() -> None:
         assert torch.equal(result.work, whole.work[:, : lengths[-1]])
         torch.testing.assert_close(result.work[:, -1] + result.heat, result.change, rtol=0.0, atol=1e-4)
     assert lengths[0] == 1 < lengths[1] < lengths[2] == 121
+
+
+@pytest.mark.parametrize(("n_tasks", "moves"), [(1, False), (30, True)])
+def test_populations_do_not_move_once_their_pilot_was_stopped(n_tasks: int, moves: bool) -> None:
+    class Named(LocalPlacement):
+        moved = 0
+
+        def submit(self, fn: Callable[..., tuple[Any, Any]], handle: Any, *small: Any) -> tuple[Any, Any]:
+            self.moved += fn is population.advance
+            return super().submit(fn, handle, *small)
+
+    place = Named()
+    stopped("population_annealing", n_tasks, place)
+    assert (place.moved > 0) == moves
 
 
 @pytest.mark.parametrize("name", WITH_DRAW)

@@ -107,6 +107,18 @@ def test_the_divergence_agrees_with_torch_and_with_samples() -> None:
     assert abs(float(draws.mean()) - exact) < 3.0 * float(draws.std()) / math.sqrt(len(draws))
 
 
+def test_a_weight_is_prior_and_likelihood_over_the_encoder() -> None:
+    model, x = small(VAE, 3), all_images(6)
+    eps = torch.randn(len(x), 3, generator=Key(9, "weight").torch())
+    with torch.no_grad():
+        encoded = model.encode(x)
+        encoder = torch.distributions.Normal(encoded.mean, torch.exp(0.5 * encoded.log_variance))
+        z = encoder.mean + encoder.stddev * eps
+        ratio = torch.distributions.Normal(0.0, 1.0).log_prob(z) - encoder.log_prob(z)
+        expected = model.log_likelihood(x, z) + ratio.sum(1)
+        assert torch.allclose(model.log_weight(x, encoded, eps), expected, atol=1e-4)
+
+
 def test_the_error_of_the_bound_is_its_spread_over_keys() -> None:
     model, x = small(VAE, 2), all_images(6)
     runs = [importance_weighted.bounds(model, x, Key(seed, "iw"), 400).weighted for seed in range(40)]

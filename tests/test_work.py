@@ -192,6 +192,7 @@ def test_the_curve_and_its_figures() -> None:
     assert (curve[0].kind, curve[0].value) == ("exact", 6 * math.log(2.0))
     assert (curve[-1].kind, curve[-1].method, curve[-1].n) == ("estimate", work.BOTH, 300)
     assert list(figures["checks"]) == [work.FORWARD, work.REVERSE, work.BOTH, work.BENNETT]
+    assert figures["checks"][work.BOTH] == {"value": curve[-1].value, "stderr": curve[-1].stderr}
     assert set(figures["bounds"]) == {"lower", "upper"}
     one_way, figures = work.evaluate(run(1, 300, 0))
     assert one_way[-1].method == "Jarzynski, forward (biased low)"
