@@ -222,7 +222,7 @@ def read_log_z(folder: Path) -> dict[str, Estimate]:
     try:
         own = {name: it for name, it in answers.items() if it.get("model_sha256") == digest}
         return {name: Estimate.from_dict(it) for name, it in own.items()}
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path}: no estimates of log Z in it ({error!r}); estimate them again") from error
 
 

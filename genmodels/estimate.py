@@ -24,6 +24,10 @@ class Estimate:
         unit: "nats per image", "nats", "bits per dimension", ...
         n: Number of images, or of independent samples, behind `value`.
         method: How it was obtained, in words that fit a table cell.
+
+    Raises:
+        FloatingPointError: the value or an error is no finite number.
+        ValueError: no such kind, or a value that does not fit it.
     """
 
     value: float | None
@@ -43,10 +47,10 @@ class Estimate:
         if (self.value is None) != (self.kind == "undetermined"):
             raise ValueError("a value is None exactly where its kind is 'undetermined'")
         if self.value is not None and not math.isfinite(self.value):
-            raise ValueError(f"{self.method}: the value is {self.value}, not a finite number")
+            raise FloatingPointError(f"{self.method}: the value is {self.value}, not a finite number")
         for error in (self.stderr, self.stderr_images, self.stderr_estimator):
             if error is not None and not 0.0 <= error < math.inf:
-                raise ValueError(f"{self.method}: a standard error is {error}, not a finite number ≥ 0")
+                raise FloatingPointError(f"{self.method}: an error is {error}, not a finite number ≥ 0")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""

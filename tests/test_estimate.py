@@ -87,13 +87,13 @@ def test_an_estimate_reads_as_a_sentence() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_value_has_to_be_finite(value: float) -> None:
-    with pytest.raises(ValueError, match="not a finite number"):
+    with pytest.raises(FloatingPointError, match="not a finite number"):
         of_scalar(value, stderr=0.1, kind="estimate", unit="nats", n=1, method="m")
 
 
 @pytest.mark.parametrize("stderr", [math.nan, math.inf, -0.1])
 def test_a_standard_error_has_to_be_finite_and_not_negative(stderr: float) -> None:
-    with pytest.raises(ValueError, match="standard error"):
+    with pytest.raises(FloatingPointError, match="an error is"):
         of_scalar(1.0, stderr=stderr, kind="estimate", unit="nats", n=1, method="m")
 
 

@@ -28,7 +28,7 @@ def progress_line(method: str, show: bool) -> Iterator[Report | None]:
 
         def report(done: int, total: int, left: float | None, **figures: float) -> None:
             words = [] if left is None else [f"{_duration(left)} left"]
-            words += [f"{_words(name)} {value:.6g}" for name, value in figures.items() if value is not None]
+            words += [f"{_words(name)} {value:.6g}" for name, value in figures.items()]
             bar.update(task, completed=done, total=total, words=", ".join(words))
 
         yield report
