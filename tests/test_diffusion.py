@@ -254,6 +254,15 @@ def test_the_error_of_the_bound_is_its_spread_and_its_terms_add_up() -> None:
     assert 0.3 < terms["matching"].stderr_estimator / (math.sqrt(variance.sum()) / 16) < 3.0
 
 
+def test_the_spread_of_images_is_told_from_the_noise_of_a_term() -> None:
+    draws = Key(5, "draws").numpy().normal(size=(6, 50)) + 0.2 * np.arange(50)
+    found = variational._mean(draws, "matching")
+    whole, noise = draws.mean(0).var(ddof=1) / 50, (draws.var(0, ddof=1) / 6).sum() / 50**2
+    assert found.stderr_estimator**2 == pytest.approx(noise)
+    assert found.stderr_images**2 == pytest.approx(whole - noise)
+    assert found.stderr**2 == pytest.approx(whole)
+
+
 def small(shape: tuple[int, ...] = (2, 3), **settings: Any) -> Diffusion:
     with torch.random.fork_rng():
         torch.manual_seed(9)
