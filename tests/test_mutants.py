@@ -50,7 +50,7 @@ TESTS: dict[str, str] = {
     "genmodels.estimators.free_energy": "test_free_energy.py",
     "genmodels.estimators.importance_weighted": "test_vae.py test_hvae.py",
     "genmodels.estimators.ising_2d": "test_kaufman.py",
-    "genmodels.estimators.jackknife": "test_mbar.py test_free_energy.py",
+    "genmodels.estimators.jackknife": "test_work.py test_mbar.py",
     "genmodels.estimators.known_truth": "test_known_truth.py",
     "genmodels.estimators.latent_annealing": "test_latent_annealing.py",
     "genmodels.estimators.likelihood": "test_known_truth.py test_grey.py test_vae.py",
