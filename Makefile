@@ -67,6 +67,7 @@ repro: setup ## run what has changed of the pipeline, then print the table
 	@$(BIN)/python -m pipelines.costs params.yaml
 	@printf '%s\n' '' \
 		'The report:            out/main/report/report.html' \
+		'Pictures from text:    out/main/report_captions/report.html' \
 		'Every run, in MLflow:  make ui' \
 		'Change one number:     edit params.yaml and run make repro again: only what depends on it runs,' \
 		'                       or . .venv/bin/activate && dvc exp run -S train.vae.latent=8'

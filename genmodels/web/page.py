@@ -18,8 +18,8 @@ _WORKING = "pictures"  # what draws does so one at a time
 _SESSIONS = 100  # whose pictures are kept
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 _NO_TEXT = (
-    "No model here draws from text. `dvc repro pipelines/text_to_image/dvc.yaml` trains one; "
-    "`genmodels serve FOLDER` takes it."
+    "No model here draws from text. `make repro` trains one on digits, `dvc repro "
+    "pipelines/text_to_image/dvc.yaml` one on emoji; `genmodels serve FOLDER` takes any."
 )
 STYLE = Path(__file__).with_name("style.css")
 
