@@ -1,15 +1,22 @@
 """A stage in several processes on this machine, which torch's elastic launcher starts, as torchrun has it do.
 
-What a process got wrong it leaves in a file that the launcher names, so that it is said once, in one line.
+They meet through files, and talk over loopback: nobody else can reach them. What a process got wrong it
+leaves in a file that the launcher names, so that it is said once, in one line.
 """
 
 import json
 import logging
 import os
 import signal
+import socket
 import sys
+import tempfile
 import uuid
 from pathlib import Path
+
+import psutil
+
+from genmodels.learners.gradient import RENDEZVOUS
 
 _FILE = "TORCHELASTIC_ERROR_FILE"
 
@@ -26,13 +33,17 @@ def launch(n_processes: int, arguments: list[str]) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", os.environ["GLOO_SOCKET_IFNAME"])
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    config = LaunchConfig(
-        1, 1, n_processes, run_id=str(uuid.uuid4()), rdzv_backend="c10d", rdzv_endpoint="localhost:0",
-        max_restarts=0,
-    )  # fmt: skip
     try:
-        elastic_launch(config, sys.executable)(*arguments)
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ[RENDEZVOUS] = f"{folder}/processes"
+            config = LaunchConfig(
+                1, 1, n_processes, run_id=str(uuid.uuid4()), rdzv_backend="c10d",
+                rdzv_endpoint=f"{folder}/launcher", rdzv_configs={"store_type": "file"}, max_restarts=0,
+            )  # fmt: skip
+            elastic_launch(config, sys.executable)(*arguments)
     except SignalException as error:
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from error
@@ -47,6 +58,16 @@ def launch(n_processes: int, arguments: list[str]) -> None:
         if "message" in failure.error_file_data and failure.exitcode == 2:
             raise ChildProcessError(failure.message) from error
         sys.exit(failure.exitcode)
+
+
+def _loopback() -> str:
+    """Return the name of the interface whose address is 127.0.0.1: "lo" on Linux."""
+    interfaces = psutil.net_if_addrs().items()
+    return next(
+        name
+        for name, addresses in interfaces
+        if any(each.family == socket.AF_INET and each.address == "127.0.0.1" for each in addresses)
+    )
 
 
 def left(message: str) -> bool:

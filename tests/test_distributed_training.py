@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from conftest import ROOT, Checkout
+from conftest import ROOT, Checkout, Listeners
 from nodes import Three, three_nodes
 from test_gradient import DEEP
 from torch import Tensor
@@ -170,6 +170,20 @@ def test_two_killed_processes_end_with_the_same_bytes(
     killed.run(*train)
     written = f"out/main/train/{model}/model.safetensors"
     assert (killed.folder / written).read_bytes() == (whole.folder / written).read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_listen_on_loopback_alone(checkout: Callable[..., Checkout]) -> None:
+    one = checkout("listening", small("vae"))
+    one.run("python", "-m", "stages.prepare")
+    listeners = Listeners()
+    with psutil.Popen(TRAIN, cwd=one.folder, env=one.environment()) as process:
+        while process.poll() is None:
+            listeners.look(process)
+            time.sleep(0.05)
+    assert process.returncode == 0
+    assert listeners.seen, "the processes talk"
+    assert {address for _, address, _ in listeners.seen} == {"127.0.0.1"}
 
 
 @pytest.mark.slow

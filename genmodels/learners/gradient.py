@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import os
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +14,7 @@ from genmodels.learners.randomness import own_randomness
 from genmodels.protocols import HasLoss, Labelled
 from genmodels.streams import Key
 
+RENDEZVOUS = "GENMODELS_RENDEZVOUS"  # a file by which the processes of this machine find each other
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 _MOST_SKIPPED = 30  # in a row: the scale of the loss has been halved as often, from 2^16 on
 
@@ -46,10 +48,15 @@ class GradientState(NamedTuple):
 
 def _accelerator(precision: str | None) -> Any:
     """Return where and in which arithmetic this process works."""
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
 
+    cpu, meeting = not torch.cuda.is_available(), []
+    if RENDEZVOUS in os.environ and "RANK" in os.environ:  # else wherever torchrun or Ray say
+        # Of processes on CPUs Accelerate says itself which is which.
+        who = "" if cpu else f"?rank={os.environ['RANK']}&world_size={os.environ['WORLD_SIZE']}"
+        meeting.append(InitProcessGroupKwargs(init_method=f"file://{os.environ[RENDEZVOUS]}{who}"))
     # Without being told of the CPU, Accelerate runs torchrun's processes as so many single ones.
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision or "no")
+    accelerator = Accelerator(cpu=cpu, mixed_precision=precision or "no", kwargs_handlers=meeting)
     if precision == "fp16" and accelerator.scaler is None:
         # Accelerate would train in float32 without a word.
         raise InputError(f"mixed_precision: fp16 needs a GPU, this is a {accelerator.device.type}: take bf16")
