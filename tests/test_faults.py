@@ -1,5 +1,6 @@
 """Killed, full, damaged, unreachable, set back: whatever goes wrong around a stage, nothing is lost."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -16,8 +17,9 @@ import psutil
 import pytest
 import torch
 from conftest import ROOT, Checkout, may_unshare
+from PIL import Image
 from test_gradient import Line, points
-from test_tracking import children, connected, gone, parents, runs, stage
+from test_tracking import children, connected, gone, parents, pictures, runs, stage
 
 from genmodels import runs as where
 from genmodels.data import images
@@ -466,3 +468,130 @@ def test_a_stage_whose_dvc_has_ended_does_not_begin(tmp_path: Path, monkeypatch:
             time.sleep(0.05)
         last = written.read_text().split("\n")[-3]
         assert last.endswith(said) if said else last.isdigit()
+
+
+READ_ONLY = """
+mount --bind "$1" "$1" && mount -o remount,ro,bind "$1"
+mount --bind "$2" "$2" && mount -o remount,ro,bind "$2"
+! touch "$1/written" "$2/written" 2>/dev/null
+export HOME="$1" GENMODELS_DATA="$2"
+python -m stages.prepare
+python -m stages.fit_baselines --model independent
+python -m stages.sample --model independent
+python -m stages.track
+genmodels evaluate out/main/fit_baselines/independent --data out/main/prepare/images
+"""
+
+
+@needs_namespace
+@pytest.mark.slow
+def test_data_and_home_may_be_read_only(prepared: Checkout) -> None:
+    one = prepared.copy("read-only")
+    shutil.rmtree(one.folder / "out")
+    data, home = one.folder.with_name("read-only-data"), one.folder.with_name("read-only-home")
+    home.mkdir()
+    generator = np.random.default_rng(5)
+    for k in range(60):
+        path = data / "pictures" / str(k % 3) / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
+    one.change({"data.name": "folder", "data.path": str(data / "pictures"), "data.size": [8, 8]})
+    done = in_namespace(READ_ONLY, "sh", str(home), str(data), cwd=one.folder, env=one.environment())
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "nats" in done.stdout
+    assert not list(home.iterdir())
+    assert parents(one.folder)[-1].info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_a_path_of_any_letters_in_the_locale_c(checkout: Callable[..., Checkout], prepared: Checkout) -> None:
+    one = checkout("Bücher, 100 % & Äpfel #ω")
+    stages = ["fit_baselines@independent", "sample@independent"]
+    in_c = {"LC_ALL": "C", "LANG": "C", "LANGUAGE": "", "GENMODELS_WORKERS": "0"}
+    assert one.repro(*stages, **in_c) == ["prepare", *stages]
+    assert one.run("python", "-m", "stages.track", **in_c).stderr == ""
+    plain = prepared.copy("plain")
+    for name in ("fit_baselines", "sample"):
+        plain.run("python", "-m", f"stages.{name}", "--model", "independent")
+    for name in ("prepare/images", "fit_baselines/independent", "sample"):
+        made = contents(one.folder / "out/main" / name)
+        assert made
+        assert made == contents(plain.folder / "out/main" / name) | {
+            path: data for path, data in made.items() if path == ".gitignore"
+        }
+    (child,) = (run for run in runs(one.folder) if run.info.run_name == "sample@independent")
+    assert pictures(one.folder, child) == {"independent.png"}
+    assert one.repro(*stages, **in_c) == []
+
+
+# --- dvc ---
+
+
+@pytest.mark.slow
+def test_two_dvc_at_once_in_one_checkout(checkout: Callable[..., Checkout], prepared: Checkout) -> None:
+    one = checkout("twice")
+    command = ["dvc", "repro", "fit_baselines@independent"]
+    environment = one.environment(GENMODELS_WORKERS="0")
+    processes = [
+        subprocess.Popen(
+            command,
+            cwd=one.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=300) for process in processes]
+    for process, (out, err) in zip(processes, said, strict=True):
+        assert "Traceback" not in out + err
+        assert process.returncode == 0 or "ERROR: " in err, err
+    assert 0 in [process.returncode for process in processes], said
+    assert one.repro("fit_baselines@independent") == []
+    made = contents(one.folder / "out/main/prepare/images")
+    assert made == contents(prepared.folder / "out/main/prepare/images")
+    assert not list((one.folder / "out").rglob(".*-????????"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_sweep_of_a_hundred_experiments_leaves_whole_books(checkout: Callable[..., Checkout]) -> None:
+    one = checkout("sweep")
+    one.repro("fit_baselines@independent", GENMODELS_WORKERS="0")
+    one.run("git", "add", "-A")
+    one.run("git", "commit", "-q", "-m", "Results")
+    block = "fit_baselines.independent.pseudo_count"
+    one.run(
+        "dvc", "exp", "run", "--queue", "-S", f"{block}=range(1,101)", "fit_baselines@independent",
+        GENMODELS_WORKERS="0",
+    )  # fmt: skip
+    one.run("dvc", "queue", "start", "-j", "2", GENMODELS_WORKERS="0")
+    deadline = time.monotonic() + 1000
+    while time.monotonic() < deadline:
+        status = one.run("dvc", "queue", "status").stdout
+        if status.count("Success") + status.count("Failed") >= 100:
+            break
+        time.sleep(2.0)
+    assert status.count("Success") == 100, status
+    one.run("python", "-m", "stages.track")
+    shown = json.loads(one.run("dvc", "exp", "show", "--json").stdout)
+    names = {exp["name"] for rev in shown for exp in rev["experiments"] or []}
+    assert len(names) == 100
+    made = {
+        run.data.tags["DVC_EXP_NAME"]: run for run in parents(one.folder) if "DVC_EXP_NAME" in run.data.tags
+    }
+    assert set(made) == names
+    values = set()
+    for run in made.values():
+        (child,) = children(one.folder, run).values()
+        assert (run.info.status, child.info.status) == ("FINISHED", "FINISHED")
+        values.add(float(child.data.params[block]))
+    assert values == {float(k) for k in range(1, 101)}
+    assert tracking_left(one) == []
+    assert one.run("git", "status", "--porcelain").stdout == ""
+
+
+def tracking_left(one: Checkout) -> list[Path]:
+    return [path for path in (one.folder / ".scratch/tracking").iterdir() if path.is_dir()]

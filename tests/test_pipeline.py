@@ -278,3 +278,113 @@ def test_the_same_stages_run_on_other_images(checkout: Callable[..., Checkout], 
     if name == "ising":
         # P has full support: both directions, and exact models may not be nearer than 0.
         assert all(rows[model, "reverse_kl"]["value"] > 0 for model in MODELS[:5])
+
+
+# Notes, and may wait at, each time that a stage renames something to, or opens, what is asked for.
+WAITING = """
+import os, sys, time
+words = sys.orig_argv
+if "-m" in words and words[words.index("-m") + 1].startswith("stages."):
+    folder = os.path.dirname(__file__)
+    def wait(event, arguments):
+        at = os.environ["WAIT_AT"]
+        renamed = event == "os.rename"
+        if event in ("os.rename", "sqlite3.connect") and at in repr(os.fspath(arguments[renamed])):
+            with open(os.path.join(folder, "noted"), "a") as file:
+                file.write("x")
+            if os.path.getsize(os.path.join(folder, "noted")) == int(os.environ.get("WAIT_NTH", "0")):
+                time.sleep(60)
+    sys.addaudithook(wait)
+"""
+STRUCK = {
+    "prepare": "/prepare/",
+    "fit_baselines@gaussian": "/gaussian'",
+    "train@vae": "/fit'",
+    "estimate_log_z@rbm": "/estimate_log_z/",
+    "evaluate@vae": "/evaluate/",
+    "sample@vae": "/sample/",
+    "train_classifier": "/train_classifier/",
+    "judge_samples@vae": "/judge_samples/",
+    "report": "/report/",
+    "track": "mlflow.db",
+}
+
+
+@pytest.fixture(scope="module")
+def struck(twins: Twins) -> Checkout:
+    """A checkout in which everything has run, whose stages note what they rename."""
+    one = twins[0].copy("struck")
+    one.change({"train.vae.checkpoint_every.steps": 7})  # which changes no byte
+    spy = one.folder.with_name("struck-spy")
+    spy.mkdir()
+    (spy / "sitecustomize.py").write_text(WAITING)
+    return one
+
+
+def strike(one: Checkout, stage: str, number: int, nth: int) -> tuple[str, int]:
+    """Let dvc run a stage, and be hit while that waits at its n-th renaming, or imports where n is 0.
+
+    Returns:
+        What was said, and how many renamings were noted.
+    """
+    spy = one.folder.with_name("struck-spy")
+    (spy / "noted").unlink(missing_ok=True)
+    environment = one.environment(
+        GENMODELS_WORKERS="0", PYTHONPATH=f"{one.folder}:{spy}", WAIT_AT=STRUCK[stage], WAIT_NTH=str(nth)
+    )
+    if number == signal.SIGINT:  # of which other shells die before, and the stage with them
+        environment["SHELL"] = "/bin/bash"
+    process = psutil.Popen(
+        ["dvc", "repro", "--force", "--single-item", stage], cwd=one.folder, env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline, children = time.monotonic() + 120, []
+    while number and time.monotonic() < deadline and process.poll() is None:
+        children = [child for child in process.children(recursive=True) if is_stage(child)]
+        if children and (nth == 0 or noted(spy) >= nth):
+            break
+        time.sleep(0.01)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    elif number:
+        process.send_signal(number)
+    said, _ = process.communicate(timeout=120)
+    assert bool(children) == bool(number)
+    assert psutil.wait_procs(children, timeout=60)[1] == []
+    assert (process.returncode == 0) == (number == 0), said
+    return said, noted(spy)
+
+
+def is_stage(process: psutil.Process) -> bool:
+    try:
+        return any(word.startswith("stages.") for word in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def noted(spy: Path) -> int:
+    return (spy / "noted").stat().st_size if (spy / "noted").exists() else 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STRUCK)
+def test_whatever_ends_dvc_in_whatever_stage_the_next_run_writes_the_same_bytes(
+    stage: str, struck: Checkout, twins: Twins
+) -> None:
+    nth = 6 if stage == "train@vae" else 1
+    strike(struck, stage, signal.SIGKILL, 0)
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        said, n = strike(struck, stage, number, nth)
+        assert n == nth
+        assert "Traceback" not in said
+        assert ("genmodels: stopped" in said.splitlines()) == (number == signal.SIGINT)
+    _, n = strike(struck, stage, 0, 0)
+    if stage == "train@vae":
+        # Three times it had gone on from where it was: of 42 checkpoints few are left to be written.
+        assert 0 < n <= 42 - 3 * (nth - 1)
+    out = {path: digest for path, digest in snapshot(struck.folder / "out").items() if path != "costs.json"}
+    assert out == {
+        path: digest for path, digest in snapshot(twins[0].folder / "out").items() if path != "costs.json"
+    }
+    if stage != "track":  # which always runs
+        assert struck.run("dvc", "status", stage).stdout.startswith("Data and pipelines are up to date")
