@@ -35,6 +35,7 @@ def launch(n_processes: int, arguments: list[str]) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())
     os.environ.setdefault("NCCL_SOCKET_IFNAME", os.environ["GLOO_SOCKET_IFNAME"])
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # which would listen on all interfaces
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         with tempfile.TemporaryDirectory() as folder:
