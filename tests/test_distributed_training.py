@@ -180,7 +180,7 @@ def test_two_processes_listen_on_loopback_alone(checkout: Callable[..., Checkout
     with psutil.Popen(TRAIN, cwd=one.folder, env=one.environment()) as process:
         while process.poll() is None:
             listeners.look(process)
-            time.sleep(0.05)
+            time.sleep(0.3)
     assert process.returncode == 0
     assert listeners.seen, "the processes talk"
     assert {address for _, address, _ in listeners.seen} == {"127.0.0.1"}
