@@ -16,8 +16,6 @@ from pathlib import Path
 
 import psutil
 
-from genmodels.learners.gradient import RENDEZVOUS
-
 _FILE = "TORCHELASTIC_ERROR_FILE"
 
 
@@ -31,6 +29,8 @@ def launch(n_processes: int, arguments: list[str]) -> None:
     from torch.distributed.elastic.agent.server.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from genmodels.learners.gradient import RENDEZVOUS
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())

@@ -295,7 +295,7 @@ def test_only_executions_whose_process_is_gone_are_swept(store: Path) -> None:
     client, experiment = tracking.connect()
     here = execution.host()
     me = psutil.Process()
-    cases = {"mine": (here, me.pid, me.create_time()), "elsewhere": ("another-host", 1, 1.0)}
+    cases = {"mine": (here, me.pid, execution.start_of(me)), "elsewhere": ("another-host", 1, 1.0)}
     dead = gone()
     cases["dead"] = (here, dead.pid, dead.started)
     for name, (host, pid, started) in cases.items():
