@@ -48,9 +48,10 @@ class Stage(NamedTuple):
         made_by = "fit_baselines" if model in dict(self.params.fit_baselines) else "train"
         return self.out / made_by / model
 
-    def registered_name(self) -> str:
-        """Return what MLflow's registry calls the model: its name, after that of a pipeline of its own."""
-        return self.model if self.out.name == "main" else f"{self.out.name}-{self.model}"
+    def registered_name(self, model: str = "") -> str:
+        """Return what MLflow's registry calls a model: its name, after that of a pipeline of its own."""
+        name = model or self.model
+        return name if self.out.name == "main" else f"{self.out.name}-{name}"
 
     def cost(self, seconds: float, part: str = "") -> None:
         """Note in MLflow and in out/costs.json how long the stage, or a part of it, took; in no output."""

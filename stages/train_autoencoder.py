@@ -51,7 +51,7 @@ def work(stage: Stage) -> None:
     _show(stage, model, seen[:_SHOWN], prepared)
     stage.run.metrics({"scale": float(model.space.scale)})
     stage.run.file(out / "autoencoder.csv")
-    stage.run.model(out / "autoencoder", f"{stage.out.name}-autoencoder")
+    stage.run.model(out / "autoencoder", stage.registered_name("autoencoder"))
 
 
 def _show(stage: Stage, model: Any, x: Tensor, prepared: captions.CaptionedImages) -> None:

@@ -46,7 +46,7 @@ def work(stage: Stage) -> None:
     save_model(out / "latent_diffusion", "latent_diffusion", model, described, settings["precision"])
     write_curve(out / "latent_diffusion.csv", rows)
     stage.run.file(out / "latent_diffusion.csv")
-    stage.run.model(out / "latent_diffusion", f"{stage.out.name}-latent_diffusion")
+    stage.run.model(out / "latent_diffusion", stage.registered_name("latent_diffusion"))
 
 
 def _untrained(stage: Stage, settings: dict[str, Any], encoder: TextEncoder, key: Key) -> Any:

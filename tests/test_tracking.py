@@ -162,7 +162,7 @@ def test_children_have_their_parameters_metrics_over_steps_and_pictures(twins: T
 def test_models_are_registered_and_load_and_draw_the_same_for_the_same_seed(twins: Twins) -> None:
     folder = twins[0].folder
     registered = {model.name for model in connected(folder).search_registered_models()}
-    assert registered == MODELS | {"latent_diffusion"}
+    assert registered == MODELS | FROM_TEXT
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     for name in ("bernoulli_mixture", "rbm"):
         model = mlflow.pyfunc.load_model(f"models:/{name}/1")
