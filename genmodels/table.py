@@ -64,6 +64,11 @@ def number(row: Mapping[str, Any]) -> str:
     return f"{row['value']:.{places}f}{error}".replace("-", "−")
 
 
+def described(row: Mapping[str, Any]) -> str:
+    """Return of what model a row is, and by which way or of which pictures: "latent diffusion, test"."""
+    return ", ".join([row["model"], *row["name"].split(".")[1:]]).replace("_", " ")
+
+
 def _error(stderr: float, places: int) -> str:
     return f"{stderr:.{places}f}" if stderr >= 9.5 * 10.0**-places else f"{stderr:.2g}"
 
@@ -92,11 +97,14 @@ def _full(table: Mapping[str, Any], wanted: str) -> Table:
     shown = Table(title=_title(table["data"], wanted), title_justify="left", header_style="bold")
     for heading in ("model", HEADINGS[wanted], "kind", "how"):
         shown.add_column(heading, justify="right" if heading == HEADINGS[wanted] else "left")
-    for row in ranked(table["rows"], wanted):
+    ranking = ranked(table["rows"], wanted)
+    headed = {row["model"] for row in ranking if row["name"] == wanted}
+    for row in ranking:
         route = row["name"].partition(".")[2]
-        words = f"  by {route.replace('_', ' ')}" if route else row["model"].replace("_", " ")
+        below = route and row["model"] in headed
+        words = f"  by {route.replace('_', ' ')}" if below else described(row)
         how = row["method"] if row["value"] is not None else row["reason"]
-        shown.add_row(words, number(row), row["kind"], how, style="dim" if route else "")
+        shown.add_row(words, number(row), row["kind"], how, style="dim" if below else "")
     return shown
 
 

@@ -53,6 +53,18 @@ def test_a_refusal_is_printed_with_its_reason_and_never_ranked(capsys: pytest.Ca
     assert printed.count("not determined") == 2
 
 
+def test_bounds_of_a_model_that_has_no_single_number_name_it(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        row("autoencoder", "bits_per_dimension.standard_normal.test", 2.0),
+        row("latent_diffusion", "bits_per_dimension.with_captions.test", 1.5),
+    ]
+    table.show({"main": {"data": DATA, "rows": rows}})
+    printed = capsys.readouterr().out
+    assert "│ autoencoder, standard normal, test" in printed
+    assert "│ latent diffusion, with captions, test" in printed
+    assert "by with captions" not in printed
+
+
 def test_samples_are_a_line_a_model_with_real_images_below(capsys: pytest.CaptureFixture[str]) -> None:
     judged = [
         row(model, name, value, "share")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from genmodels.artifacts import read_json
-from genmodels.table import HEADINGS, is_row
+from genmodels.table import HEADINGS, described, is_row
 from genmodels.web.shelf import Entry
 
 
@@ -47,11 +47,9 @@ def _lines(path: Path) -> Iterator[Line]:
     rows = [row for row in rows if is_row(row) and row["name"].split(".")[0] in HEADINGS]
     plain = {row["model"] for row in rows if row["name"] in HEADINGS}
     for row in rows:
-        _, _, of = row["name"].partition(".")
-        if of and row["model"] in plain:
+        if row["name"] not in HEADINGS and row["model"] in plain:
             continue  # one of several routes to the same number
-        words = f", {of.replace('_', ' ').replace('.', ', ')}" if of else ""
-        yield Line(_title(table, row), row["model"].replace("_", " ") + words, row)
+        yield Line(_title(table, row), described(row), row)
 
 
 def _title(table: dict[str, Any], row: dict[str, Any]) -> str:
