@@ -239,6 +239,13 @@ def test_integration_is_exact_to_fourth_order_and_says_what_it_leaves() -> None:
     assert stepping_stones.integration_error(betas, energies)[0] == 0.0
 
 
+def test_what_integration_leaves_is_told_by_fourth_cumulants() -> None:
+    # None at one rung; ⟨E⁴⟩ − 3⟨E²⟩² = 16 − 48 at the next, where E is ±2 about its mean.
+    energies = np.stack([np.full((2, 4), 5.0), 5.0 + np.tile([2.0, -2.0], (2, 2))], axis=2)
+    claimed = stepping_stones.integration_error(np.array([0.0, 0.5]), energies)
+    np.testing.assert_allclose(claimed, [0.0, 0.5**4 / 720.0 * 32.0])
+
+
 # Refusals
 
 

@@ -92,6 +92,11 @@ ANSWERED: dict[str, str] = {
     "log_proposal(x, gradient) → log_proposal(gradient, x)": "only their product counts",
     "samplers.jarzynski _Run.drive: len(first[0].work) * self.n_sites * self.settings.n_sweeps → "
     "2 * (len(first[0].work) * self.n_sites * self.settings.n_sweeps)": "how much work a task is; no result",
+    "samplers.replica_exchange _Run.warm_up: burn_in // 8 → burn_in // 9": "when a ladder is adapted",
+    "samplers.spread judge: population.log_weights(energies, step) → "
+    "population.log_weights(step, energies)": "only their product counts",
+    "samplers.spread run: placement.room // len(shares) → "
+    "placement.room * len(shares)": "how much is under way at once; no result",
     "samplers.temperatures _smallest_sum: [zero + 1 - below.bit_length()] * bool(below) → "
     "2 * ([zero + 1 - below.bit_length()] * bool(below))": "a number twice in a list whose least is sought",
     "estimators.classifier learn: n_init=1 → n_init=2": "as good a search for clusters",

@@ -251,6 +251,22 @@ def test_ladder_is_frozen_after_half_the_burn_in(monkeypatch: pytest.MonkeyPatch
     assert result.summary()["barrier"] == pytest.approx(float(rates.sum()))
 
 
+def test_the_ladder_tells_how_far_apart_configurations_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ladder, "rejection", lambda betas, energies: torch.tensor([0.5, 0.75]))
+    monkeypatch.setattr(ladder, "adapted", lambda betas, rejection: betas)
+    sampler = dataclasses.replace(EXCHANGE, n_ladders=2, n_rungs=3, burn_in=64)
+    met: list[tuple[int, dict[str, float]]] = []
+
+    def progress(done: int, total: int, **figures: float) -> bool:
+        met.append((total, figures))
+        return False
+
+    sampler.draw(MODELS["rbm"], BlockGibbs(), 6, KEY, LocalPlacement(), progress)
+    # Every 2 + 2 Σ r/(1 − r) = 10 rounds: three draws of both ladders, which are one shard.
+    assert met[-1][0] - met[0][0] == 10 * 3
+    assert met[-1][1]["swap_rate"] == 0.25
+
+
 def test_drawn_configurations_follow_the_model() -> None:
     model = machine(3, 2)
     settings = dataclasses.replace(EXCHANGE, beta_max=0.8)
