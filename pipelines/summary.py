@@ -9,8 +9,8 @@ from typing import Any
 
 from genmodels.artifacts import read_json
 from genmodels.estimate import Estimate
-from pipelines.spool import milliseconds
 from pipelines.stage import costs_so_far
+from pipelines.tracking import run_of
 
 Row = Mapping[str, Any]
 _TABLE = "table_of_models.json"
@@ -30,9 +30,10 @@ def metrics_of(rows: Sequence[Row]) -> Iterator[tuple[str, str, float]]:
 
 
 def log_table(client: Any, parent: str, rows: Sequence[Row]) -> None:
-    """Put the rows on the parent as a table that MLflow shows."""
+    """Put the rows on the parent as a table that MLflow shows, unless they are there: it would append."""
     columns = {name: [row.get(name) for row in rows] for name in _COLUMNS}
-    client.log_table(parent, columns, _TABLE)
+    if all(artifact.path != _TABLE for artifact in client.list_artifacts(parent)):
+        client.log_table(parent, columns, _TABLE)
 
 
 def log_data(client: Any, run_ids: Sequence[str], prepared: Path) -> None:
@@ -53,7 +54,7 @@ def log_data(client: Any, run_ids: Sequence[str], prepared: Path) -> None:
 
 
 def log_models(
-    client: Any, experiment: str, parent: str, rows: Sequence[Row], params: Mapping[str, Any]
+    client: Any, experiment: str, parent: str, rows: Sequence[Row], params: Mapping[str, Any], now: int
 ) -> list[str]:
     """Make a run a model, child of the parent, whose metrics and parameters have the same names for all.
 
@@ -66,7 +67,7 @@ def log_models(
     numbers: dict[str, dict[str, float]] = defaultdict(dict)
     for model, name, value in metrics_of(rows):
         numbers[model][name] = value
-    run_ids, now, seconds = [], milliseconds(), seconds_of(list(numbers))
+    run_ids, seconds = [], seconds_of(list(numbers))
     for model, mine in numbers.items():
         own = {
             key.split(".", 2)[2]: value
@@ -74,15 +75,15 @@ def log_models(
             if key.split(".")[:2] in (["train", model], ["fit_baselines", model])
         }
         tags = {"mlflow.parentRunId": parent, "genmodels.kind": "model", "genmodels.model": model}
-        run = client.create_run(experiment, tags=tags, run_name=model)
+        run_id = run_of(client, experiment, now, tags | {"genmodels.run": f"{parent}/model/{model}"}, model)
         given = {"model": model} | own
         client.log_batch(
-            run.info.run_id,
+            run_id,
             [Metric(key, value, now, 0) for key, value in (mine | seconds[model]).items()],
             [Param(key, str(value)) for key, value in given.items()],
         )
-        client.set_terminated(run.info.run_id, "FINISHED")
-        run_ids.append(run.info.run_id)
+        client.set_terminated(run_id, "FINISHED")
+        run_ids.append(run_id)
     return run_ids
 
 

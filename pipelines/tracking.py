@@ -79,7 +79,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         identity = {"host": execution.host(), "pid": owner.pid, "started": owner.started}
         if not (self.folder / "owner.json").exists():
-            identity |= {"time": milliseconds(), "run": uuid.uuid4().hex}
+            identity |= {"time": milliseconds(), "run": uuid.uuid4().hex, "pipeline": owner.pipeline}
             write_json(self.folder / "owner.json", identity | {"experiment": os.environ.get("DVC_EXP_NAME")})
         self.spool = Spool(self.folder / f"{stage}.jsonl")
         for old in (self.spool.path, self.spool.path.with_suffix(".shipped")):
@@ -171,7 +171,7 @@ def ship(folder: Path, connection: Any = None) -> str:
             run_id = shipped.run_id
             if run_id is None:
                 tags = events[0]["tags"] | {"mlflow.parentRunId": parent, "genmodels.execution": folder.name}
-                run_id = _run(client, experiment, events[0]["time"], tags, spool.stage)
+                run_id = run_of(client, experiment, events[0]["time"], tags, spool.stage)
                 spool.note_shipped(Shipped(run_id, 0))
             metrics = [
                 Metric(key, value, event["time"], event["step"])
@@ -213,8 +213,11 @@ def _note_trouble(folder: Path, error: Exception) -> None:
         (folder / "trouble.txt").write_text(f"{type(error).__name__}: {error}\n")
 
 
-def _run(client: Any, experiment: str, start: int, tags: dict[str, str], name: str) -> str:
-    """Return the id of the run of these tags, made now if no earlier request did, answered or not."""
+def run_of(client: Any, experiment: str, start: int, tags: dict[str, str], name: str) -> str:
+    """Return the id of the run of these tags, made now if no earlier request did, answered or not.
+
+    The tag "genmodels.run" is what tells it from all others.
+    """
     query = f"tags.`genmodels.run` = '{tags['genmodels.run']}'"
     for run in client.search_runs([experiment], query, max_results=1):
         return str(run.info.run_id)
@@ -243,7 +246,7 @@ def _parent(client: Any, experiment: str, folder: Path) -> str:
     if owner["experiment"]:
         tags["DVC_EXP_NAME"] = owner["experiment"]
     name = owner["experiment"] or f"pipeline-{folder.name}"
-    run_id = _run(client, experiment, owner["time"], tags, name)
+    run_id = run_of(client, experiment, owner["time"], tags, name)
     write_json(path, {"run_id": run_id})
     return run_id
 
@@ -328,6 +331,13 @@ def sweep(client: Any, experiment: str) -> None:
         client.set_terminated(run.info.run_id, "FAILED")
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Be the only process that takes up what others left behind."""
+    with execution.locked(spools() / "replay.lock"):
+        yield
+
+
 def left_behind() -> list[Path]:
     """Return the folders of executions on this host that ended without closing their parent run."""
     folders = []
@@ -338,14 +348,29 @@ def left_behind() -> list[Path]:
     return folders
 
 
-def replay(connection: Any) -> None:
-    """Ship what earlier executions left behind, close their parents, and delete their event files.
+def unclosed(pipeline: str) -> Path | None:
+    """Return the folder of the last of these executions of a pipeline, if all its stages ended well.
+
+    What it said last is still so: a stage that another execution runs brings a folder of its own.
+    """
+    last, time = None, 0
+    for folder in left_behind():
+        owner = json.loads((folder / "owner.json").read_text())
+        if owner.get("pipeline") == pipeline and owner["experiment"] is None and owner["time"] > time:
+            last, time = folder, owner["time"]
+    return last if last is not None and all(spool.ended() for spool in spools_in(last)) else None
+
+
+def replay(connection: Any, spared: Path | None = None) -> None:
+    """Ship what earlier executions left behind, but one, close their parents, and delete their event files.
 
     A folder that cannot be shipped, because its run was deleted or its database is another one, is left
     with a note in it and hinders no other.
     """
-    with execution.locked(spools() / "replay.lock"):
+    with alone():
         for folder in left_behind():
+            if folder == spared:
+                continue
             try:
                 parent = ship(folder, connection)
                 whole = all(spool.ended() for spool in spools_in(folder))

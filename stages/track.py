@@ -8,21 +8,28 @@ from typing import Any
 
 from genmodels import runs
 from pipelines import dag, execution, params, summary, tracking
-from pipelines.spool import milliseconds, spools_in
+from pipelines.spool import spools_in
 from pipelines.stage import arguments, one_line_errors, out_folder
 
 
 def finish(path: Path) -> None:
-    """Back-fill the cached stages, put the summary on the parent run, close it; nothing if no stage ran.
+    """Back-fill the cached stages, put the summary on the parent run, close it.
 
+    Where no stage ran, that is done for the last execution, if it was ended before it came to an end here.
     Trouble with MLflow is said in a line and fails nothing: the events stay for a later execution.
     """
-    folder = tracking.spools() / execution.current(out_folder(path).name).key
+    pipeline = out_folder(path).name
+    folder = tracking.spools() / execution.current(pipeline).key
     try:
-        if tracking.left_behind():
-            tracking.replay(tracking.connect())
+        last = None if (folder / "owner.json").exists() else tracking.unclosed(pipeline)
+        if set(tracking.left_behind()) - {last}:
+            tracking.replay(tracking.connect(), spared=last)
         if (folder / "owner.json").exists():
             _close(folder, path)
+        elif last is not None:
+            with tracking.alone():
+                if tracking.unclosed(pipeline) == last:  # still
+                    _close(last, path)
     except Exception as error:  # the outer edge of tracking
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         print(
@@ -31,21 +38,23 @@ def finish(path: Path) -> None:
 
 
 def _close(folder: Path, path: Path) -> None:
+    """Do it, or what of it is not done: this may have been interrupted before, anywhere."""
     connection = tracking.connect()
     parent = tracking.ship(folder, connection)
     client, experiment = connection
     executed = {spool.stage for spool in spools_in(folder)}
+    now = max(spool.path.stat().st_mtime_ns for spool in spools_in(folder)) // 10**6  # the same each time
     entries = dag.entries(path.parent / "dvc.yaml")
     for entry in entries.values():
         if entry.name not in executed and entry.name != "track":
-            _back_fill(client, experiment, parent, entry)
+            _back_fill(client, experiment, parent, entry, now)
     tables = [dep for dep in entries["track"].deps if dep.name == "table.json"]
-    _summarise(client, experiment, parent, path, tables)
+    _summarise(client, experiment, parent, path, tables, now)
     client.set_terminated(parent, "FINISHED")
     shutil.rmtree(folder)
 
 
-def _back_fill(client: Any, experiment: str, parent: str, entry: dag.Entry) -> None:
+def _back_fill(client: Any, experiment: str, parent: str, entry: dag.Entry, now: int) -> None:
     """Show a stage whose outputs DVC took from its cache as a child that points to the run that made them."""
     from mlflow.entities import Metric, Param
 
@@ -55,24 +64,24 @@ def _back_fill(client: Any, experiment: str, parent: str, entry: dag.Entry) -> N
     )
     sources = client.search_runs([experiment], query, max_results=1)
     tags = {"mlflow.parentRunId": parent, "dvc.stage": entry.name, "dvc.cached": "true"}
+    tags["genmodels.run"] = f"{parent}/{entry.name}"
     if sources:
         tags["dvc.source_run"] = sources[0].info.run_id
-    run = client.create_run(experiment, tags=tags, run_name=entry.name)
-    now = milliseconds()
+    run_id = tracking.run_of(client, experiment, now, tags, entry.name)
     metrics = sources[0].data.metrics if sources else {}
     client.log_batch(
-        run.info.run_id,
+        run_id,
         [Metric(key, value, now, 0) for key, value in metrics.items()],
         [Param(key, str(value)) for key, value in params.flat(entry.params).items()],
     )
-    client.set_terminated(run.info.run_id, "FINISHED")
+    client.set_terminated(run_id, "FINISHED")
 
 
-def _summarise(client: Any, experiment: str, parent: str, path: Path, tables: list[Path]) -> None:
+def _summarise(client: Any, experiment: str, parent: str, path: Path, tables: list[Path], now: int) -> None:
     """Put tables, their pictures, all parameters and the data on the parent; and a run a model below it."""
     from mlflow.entities import Metric, Param, RunTag
 
-    now, contents = milliseconds(), [json.loads(table.read_text()) for table in tables]
+    contents = [json.loads(table.read_text()) for table in tables]
     numbers = summary.metrics_of(rows_of(contents))
     metrics = [Metric(f"{model}.{name}", value, now, 0) for model, name, value in numbers]
     flat = params.flat(params.read(path))
@@ -80,7 +89,7 @@ def _summarise(client: Any, experiment: str, parent: str, path: Path, tables: li
     client.log_batch(parent, metrics, [Param(key, str(value)) for key, value in flat.items()], tags)
     summary.log_table(client, parent, rows_of(contents))
     of_models = [content for content in contents if "data" in content]  # and not of samplers
-    children = summary.log_models(client, experiment, parent, rows_of(of_models), flat)
+    children = summary.log_models(client, experiment, parent, rows_of(of_models), flat, now)
     summary.log_data(client, [parent, *children], out_folder(path) / "prepare")
     for table in tables:
         for picture in sorted(table.parent.glob("*.png")):
@@ -106,4 +115,5 @@ def _commit() -> str:
 if __name__ == "__main__":
     given = arguments("track")
     with one_line_errors(given.debug):
+        execution.die_with_parent(execution.current(out_folder(given.params).name))
         finish(given.params)

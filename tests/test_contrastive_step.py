@@ -95,7 +95,7 @@ def test_a_step_in_one_pass_is_the_step_of_its_parts(
     rule: Any, sizes: tuple[int, int], n_images: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(type(rule), "direction", None)  # which the parts would ask for
+        patch.setattr(Contrast, "_compared", None)  # with which the parts begin
         rbm, state, metrics = stepped(rule, sizes, n_images)
     other, expected, figures = parts(monkeypatch, rule, sizes, n_images)
     assert torch.allclose(flat(rbm), flat(other), rtol=0.0, atol=3e-7)

@@ -556,7 +556,7 @@ def test_two_dvc_at_once_in_one_checkout(checkout: Callable[..., Checkout], prep
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_a_sweep_of_a_hundred_experiments_leaves_whole_books(checkout: Callable[..., Checkout]) -> None:
     one = checkout("sweep")
     one.repro("fit_baselines@independent", GENMODELS_WORKERS="0")
@@ -568,12 +568,12 @@ def test_a_sweep_of_a_hundred_experiments_leaves_whole_books(checkout: Callable[
         GENMODELS_WORKERS="0",
     )  # fmt: skip
     one.run("dvc", "queue", "start", "-j", "2", GENMODELS_WORKERS="0")
-    deadline = time.monotonic() + 1000
+    deadline = time.monotonic() + 3000
     while time.monotonic() < deadline:
         status = one.run("dvc", "queue", "status").stdout
         if status.count("Success") + status.count("Failed") >= 100:
             break
-        time.sleep(2.0)
+        time.sleep(20.0)  # asking costs seconds
     assert status.count("Success") == 100, status
     one.run("python", "-m", "stages.track")
     shown = json.loads(one.run("dvc", "exp", "show", "--json").stdout)

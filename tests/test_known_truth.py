@@ -11,7 +11,7 @@ from genmodels.data.sources import Request
 from genmodels.data.target import Target
 from genmodels.estimate import Estimate
 from genmodels.estimators import known_truth, likelihood
-from genmodels.estimators.route import Effort
+from genmodels.estimators.route import Effort, Route
 from genmodels.models.independent import Independent
 from genmodels.models.rbm import RBM
 from genmodels.models.vae import VAE
@@ -86,19 +86,23 @@ def test_an_exact_model_is_summed() -> None:
     assert {each.kind for each in found.values()} == {"exact"}
 
 
-@pytest.mark.parametrize("most", [10, 100])
-def test_a_log_z_that_is_not_determined_determines_no_distance(
-    most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(known_truth, "MOST_STATES", most)  # there are 30: some are drawn, or all are summed
+def test_a_log_z_that_is_not_determined_determines_no_distance() -> None:
     truth = bars_and_stripes(Request(size=(4, 4))).target
     found = known_truth.distances(RBM(16, 3), truth, KEY, {}, EFFORT)
     assert {(each.kind, each.n) for each in found.values()} == {("undetermined", 0)}
     assert all("log Z is not known" in each.reason for each in found.values())
     summed = likelihood.with_enumeration(RBM(16, 3), {})
-    if most > 30:
-        known = known_truth.distances(RBM(16, 3), truth, KEY, summed, EFFORT)
-        assert known["kl"].value == pytest.approx(16 * np.log(2.0) - np.log(30))
+    known = known_truth.distances(RBM(16, 3), truth, KEY, summed, EFFORT)
+    assert known["kl"].value == pytest.approx(16 * np.log(2.0) - np.log(30))
+
+
+def test_a_route_without_values_leaves_no_average_of_drawn_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, none = target(True), Route("", None, None, 0.0, "undetermined", "a way", "it has none")
+    monkeypatch.setattr(likelihood, "routes", lambda *_: [none])
+    for most in (40, 64):  # of 64: some are drawn, or all are summed
+        monkeypatch.setattr(known_truth, "MOST_STATES", most)
+        found = known_truth.distances(MODEL, truth, KEY, {}, EFFORT)["kl"]
+        assert (found.kind, found.n, found.reason) == ("undetermined", 0, "it has none")
 
 
 def test_an_estimated_log_z_drops_out_of_the_reverse_divergence() -> None:

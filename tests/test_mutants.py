@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("kernels", "samplers", "estimators", "models")
 EXCHANGE = "test_samplers.py -k 'exchange or ladder or swaps or acceptance or trips or adaptation'"
-ANNEALING = "test_samplers.py -k 'population or annealing_keeps or families or resampling or longest'"
+ANNEALING = (
+    "test_samplers.py -k 'population or annealing_keeps or families or resampling or longest or counted'"
+)
+REFUSED = "test_shards_without_walkers_are_refused"
 # The quickest files of tests that are about the modules of each kind; of a module, those that are about it.
 TESTS: dict[str, str] = {
     "genmodels.kernels.block_gibbs": "test_block_gibbs.py",
@@ -31,7 +34,7 @@ TESTS: dict[str, str] = {
     "genmodels.samplers.lowest": "test_simulated_annealing.py test_resumable.py",
     "genmodels.samplers.pilot": ANNEALING,
     "genmodels.samplers.population": f"test_spread_population.py {ANNEALING}",
-    "genmodels.samplers.population_annealing": ANNEALING,
+    "genmodels.samplers.population_annealing": f"test_spread_population.py::{REFUSED} {ANNEALING}",
     "genmodels.samplers.replica_exchange": EXCHANGE,
     "genmodels.samplers.resampling": "test_spread_population.py",
     "genmodels.samplers.shards": "test_samplers.py -k 'turns or order or progress or stopped'",

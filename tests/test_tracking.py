@@ -330,16 +330,58 @@ def test_the_last_stage_fails_nothing_where_mlflow_does_and_ships_it_all_the_nex
 ) -> None:
     stage(gone(), "train@vae", lambda run: run.metrics({"loss": 2.0}))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    track.finish(Path("params.yaml"))
+    track.finish(Path("pipelines/other/params.yaml"))
     said = capsys.readouterr().err
     assert said.startswith("genmodels: tracking: ")
     assert len(said.splitlines()) == 1
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    track.finish(Path("params.yaml"))
+    track.finish(Path("pipelines/other/params.yaml"))
     assert capsys.readouterr().err == ""
     (parent,) = parents(store)
     assert children(store, parent)["train@vae"].data.metrics["loss"] == 2.0
     assert tracking.left_behind() == []
+
+
+# Ends the last stage at its n-th call of MLflow, as a kill does.
+ENDING = """
+import os, sys
+from pathlib import Path
+from mlflow.tracking import MlflowClient
+from stages import track
+calls, until = 0, int(sys.argv[1])
+def counted(plain):
+    def call(*arguments, **named):
+        global calls
+        calls += 1
+        if calls == until:
+            os._exit(9)
+        return plain(*arguments, **named)
+    return call
+for name in ("create_run", "log_batch", "log_table", "log_inputs", "log_artifact", "set_terminated"):
+    setattr(MlflowClient, name, counted(getattr(MlflowClient, name)))
+track.finish(Path("params.yaml"))
+"""
+
+
+def test_what_a_last_stage_left_undone_the_next_one_does(twins: Twins) -> None:
+    one = twins[0].copy("undone")
+    known = {parent.info.run_id for parent in parents(one.folder)}
+    one.repro("--force", "--single-item", "sample@vae", GENMODELS_WORKERS="0")
+    for until in (2, 30, 90):
+        assert one.run("python", "-c", ENDING, str(until), check=False).returncode == 9
+    one.run("python", "-m", "stages.track")
+    (parent,) = [parent for parent in parents(one.folder) if parent.info.run_id not in known]
+    assert parent.info.status == "FINISHED"
+    (whole,) = parents(twins[0].folder)
+    mine, known = below(one.folder, parent), below(twins[0].folder, whole)
+    assert mine.keys() == known.keys()
+    assert {run.info.status for run in mine.values()} == {"FINISHED"}
+    assert mine["vae"].data.metrics.keys() == known["vae"].data.metrics.keys()
+    mlflow.set_tracking_uri(f"sqlite:///{one.folder}/mlflow.db")
+    mlflow.set_experiment("genmodels")
+    tables = [mlflow.load_table("table_of_models.json", [run.info.run_id]) for run in (parent, whole)]
+    assert tables[0].equals(tables[1])
+    assert not list((one.folder / ".scratch/tracking").glob("*/owner.json"))
 
 
 def test_one_folder_that_cannot_be_shipped_hinders_no_other(store: Path) -> None:

@@ -96,7 +96,8 @@ def turned(*parts: Tensor) -> tuple[Tensor, list[Tensor]]:
     What takes torch most of the time of a product takes one pass here  # (row, site) each, (site, all rows).
     """
     if not all(map(_in_loops, parts)):
-        return torch.cat(parts).T, [part.sum(0) for part in parts]
+        wide = torch.promote_types(parts[0].dtype, torch.float32)
+        return torch.cat(parts).T, [part.sum(0, dtype=wide) for part in parts]
     to, place, sums = parts[0].new_empty(parts[0].shape[1], sum(map(len, parts))), 0, []
     for part in parts:
         total = torch.zeros(part.shape[1])
