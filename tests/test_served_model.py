@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import mlflow
 import numpy as np
 import pandas
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mlflow.tracking import MlflowClient
 from pages import Words, models, reader
+from test_bad_requests import ODD
 
 from genmodels.artifacts import load_model
 from genmodels.networks.text_encoder import TextEncoder
@@ -65,7 +69,9 @@ def test_mlflow_serves_a_model_that_reads(tmp_path: Path, monkeypatch: pytest.Mo
     try:
         wait_for(lambda: _alive(port), server, log)
         rows = [{"prompt": "a heart", "seed": 3}, {"prompt": "a star", "seed": 3}]
-        first, again = (_ask(port, rows, {"guidance": 2.0, "steps": 4}) for _ in range(2))
+        first = _ask(port, rows, {"guidance": 2.0, "steps": 4})
+        _ask_anything(port)
+        again = _ask(port, rows, {"guidance": 2.0, "steps": 4})
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(60)
@@ -75,6 +81,27 @@ def test_mlflow_serves_a_model_that_reads(tmp_path: Path, monkeypatch: pytest.Mo
     model = load_model(place / "train" / "latent_diffusion")
     expected = paint(model, ["a heart"], Key(3, "sample"), tmp_path, "", 2.0, 4, "dpm")[1]
     assert np.abs(first[0] - expected[0].numpy()).max() <= 1 / 255
+
+
+def _ask_anything(port: int) -> None:
+    """Send bodies of any form: each is answered, by what is no server's error."""
+    cells = st.dictionaries(st.sampled_from(["seed", "prompt", "pixels", "other"]), ODD, max_size=3)
+    forms = st.sampled_from(["dataframe_records", "dataframe_split", "inputs", "instances", "other"])
+    bodies = st.dictionaries(forms | st.just("params"), ODD | cells | st.lists(cells, max_size=2), max_size=2)
+
+    @settings(max_examples=150, deadline=None, database=None)
+    @given(bodies.map(json.dumps).map(str.encode) | st.binary(max_size=40))
+    def ask(body: bytes) -> None:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/invocations", body, {"content-type": "application/json"}
+        )
+        try:
+            status = urllib.request.urlopen(request, timeout=60).status
+        except urllib.error.HTTPError as error:
+            status = error.code
+        assert status < 500
+
+    ask()
 
 
 def _alive(port: int) -> bool:

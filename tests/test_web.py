@@ -259,7 +259,9 @@ def test_only_what_the_page_needs_passes() -> None:
     assert status == 200
     assert b"default-src 'self'" in headers
     post = {"method": "POST", "path": "/gradio_api/queue/join"}
-    assert answer(**post, body=b"x" * MOST_BYTES, origin="http://127.0.0.1:7860")[0] == 200
+    assert answer(**post, body=b" " * (MOST_BYTES - 2) + b"{}", origin="http://127.0.0.1:7860")[0] == 200
+    for odd in (b"\x80", b"{", b"[" * 9000, b"\xff\xfe"):
+        assert answer(**post, body=odd)[0] == 400
     assert answer(**post, body=b"x" * (MOST_BYTES + 1))[0] == 413
     assert answer(**post, origin="https://example.org")[0] == 403
     assert answer(host="example.org")[0] == 403
@@ -268,3 +270,28 @@ def test_only_what_the_page_needs_passes() -> None:
         assert answer(f"/gradio_api/{path}")[0] == 404
     assert answer("/monitoring")[0] == 404
     assert answer(method="DELETE")[0] == 405
+
+
+@pytest.mark.parametrize("begun", [0, 1, 2, 3])
+def test_a_request_that_fails_ends_in_a_line(begun: int, capsys: pytest.CaptureFixture[str]) -> None:
+    sent: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = [
+        {"type": "http.response.start", "status": 200, "headers": []},
+        {"type": "http.response.body", "body": b"some", "more_body": True},
+        {"type": "http.response.body", "body": b"all"},
+    ]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in messages[:begun]:
+            await send(message)
+        raise RuntimeError("no such event\nand more")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/config", "headers": [(b"host", b"localhost")]}
+    asyncio.run(Guard(app)(scope, None, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == (500 if begun == 0 else 200)
+    bodies = [message for message in sent if message["type"] == "http.response.body"]
+    assert [it.get("more_body", False) for it in bodies] == [True] * (begun >= 2) + [False]
+    assert capsys.readouterr().err == "genmodels: GET '/config': no such event\n"

@@ -1,19 +1,27 @@
 """`genmodels serve` as its users start it: in a real browser, and under the prompts of fifty at once."""
 
+import http.client
+import json
 import os
 import signal
+import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 import pytest
 from browser import chromium
 from conftest import ROOT, Listeners
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pages import models, reader
+from test_bad_requests import HEADERS, ODD, PATHS
 
 from genmodels.networks.text_encoder import TextEncoder
 
@@ -60,7 +68,6 @@ def browser(served: Served, tmp_path: Path) -> Iterator[Any]:
     with chromium(tmp_path / "profile", 1280, 1000, ("browser", "performance")) as driver:
         driver.get(served.address)
         yield Reader(driver)
-
 
 
 class Reader:
@@ -221,6 +228,60 @@ def test_fifty_at_once_get_a_picture_or_hear_that_it_is_busy(served: Served) -> 
     assert client.predict(prompt="a heart", seed=1, steps=2, api_name="/paint")["seed"] == 1
     assert served.process.memory_info().rss - before < 500e6
     assert {ip for _, ip, _ in listeners.seen} == {"127.0.0.1"}
+
+
+BODIES = st.binary(max_size=40) | st.builds(
+    lambda values: json.dumps({"data": values, "fn_index": values, "session_hash": values}).encode(),
+    ODD | st.lists(ODD, max_size=8),
+)
+KNOWN = st.sampled_from(
+    [
+        "/",
+        "/config",
+        "/gradio_api/info",
+        "/gradio_api/queue/join",
+        "/gradio_api/call/paint",
+        "/gradio_api/call/v2/paint",
+    ]
+)
+JSON = st.just({"content-type": "application/json"})
+
+
+def test_whatever_is_asked_over_http_the_page_goes_on(served: Served) -> None:
+    host = served.address.removeprefix("http://").strip("/")
+    before = served.process.memory_info().rss
+    most = settings(max_examples=300, deadline=None, database=None)
+
+    @most
+    @given(KNOWN | PATHS, st.sampled_from(["GET", "POST", "HEAD"]), BODIES, JSON | HEADERS)
+    def ask(path: str, method: str, body: bytes, headers: dict[str, str]) -> None:
+        connection = http.client.HTTPConnection(host, timeout=60)
+        try:
+            own = {name: value for name, value in headers.items() if name != "content-length"}
+            connection.request(method, quote(f"/{path.lstrip('/')}"), body, own)
+            answer = connection.getresponse()
+            said = answer.read(10**6)
+            assert b"Traceback" not in said
+            assert answer.status < 500 or len(said.splitlines()) <= 1
+        finally:
+            connection.close()
+
+    @most
+    @given(st.binary(max_size=200))
+    def send(bytes_: bytes) -> None:
+        name, _, port = host.rpartition(":")
+        with socket.create_connection((name, int(port)), timeout=60) as line:
+            line.sendall(bytes_ + b"\r\n\r\n")
+            line.shutdown(socket.SHUT_WR)
+            while line.recv(65536):
+                pass
+
+    ask()
+    send()
+    with urllib.request.urlopen(served.address, timeout=60) as page:
+        assert page.status == 200
+    assert "Traceback" not in served.log.read_text()
+    assert served.process.memory_info().rss - before < 300e6
 
 
 def test_a_taken_port_is_said_in_a_line(served: Served, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """What stands before gradio: loopback, the paths that the page needs, small requests, and no other sites."""
 
+import json
+import os
 import re
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -52,7 +55,18 @@ class Guard:
         if body is None:
             await _say(send, 413, f"a request has at most {MOST_BYTES} bytes")
             return
-        await self.app(scope, _again(body, receive), _with_headers(send))
+        if body and not _is_json(body):
+            await _say(send, 400, "the body of a request is JSON")
+            return
+        answer = _Answer(send)
+        try:
+            await self.app(scope, _again(body, receive), answer.send)
+        except Exception as error:  # the outer edge: what is asked for may be anything
+            if os.environ.get("GENMODELS_DEBUG"):
+                raise
+            said = (str(error) or type(error).__name__).splitlines()[0]
+            print(f"genmodels: {scope['method']} {scope['path'][:80]!r}: {said}", file=sys.stderr)
+            await answer.end()
 
 
 def _refused(scope: Message) -> tuple[int, str] | None:
@@ -84,6 +98,14 @@ async def _body(receive: Receive) -> bytes | None:
     return b"".join(parts)
 
 
+def _is_json(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _again(body: bytes, receive: Receive) -> Receive:
     """Return what hands out a body that was read already, and then what there is to receive."""
     waiting = [body]
@@ -96,15 +118,27 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return received
 
 
-def _with_headers(send: Send) -> Send:
-    async def sent(message: Message) -> None:
+class _Answer:
+    """What is sent: with more headers, and to its end even where the application fails on the way."""
+
+    def __init__(self, send: Send) -> None:
+        self._send, self.begun, self.ended = send, False, False
+
+    async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self.begun = True
             kept = [pair for pair in message.get("headers", []) if pair[0].decode().lower() not in _HEADERS]
             added = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
             message = {**message, "headers": [*kept, *added]}
-        await send(message)
+        elif message["type"] == "http.response.body":
+            self.ended = not message.get("more_body", False)
+        await self._send(message)
 
-    return sent
+    async def end(self) -> None:
+        if not self.begun:
+            await _say(self._send, 500, "this could not be answered")
+        elif not self.ended:
+            await self._send({"type": "http.response.body"})
 
 
 async def _say(send: Send, status: int, text: str) -> None:
