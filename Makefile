@@ -25,7 +25,7 @@ export OMP_WAIT_POLICY := PASSIVE
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro web cluster ui test test-slow lint docs reference lock clean
+.PHONY: help setup repro web cluster ui test test-slow coverage lint docs reference lock clean
 .DELETE_ON_ERROR:
 
 help: ## list what can be made
@@ -86,6 +86,16 @@ test: setup $(DEV) ## run the quick tests
 test-slow: setup $(DEV) ## run the slow tests too
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
 
+# A second pass runs the compiled loops as Python, line by line, in those of their tests that are quick enough so.
+LOOPS := bipartite contrastive_step lifted random_numbers single_flip variates
+
+coverage: setup $(DEV) ## run the quick tests, and say which branches of genmodels/ they miss
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	NUMBA_DISABLE_JIT=1 PYTHONPATH=tests $(BIN)/coverage run -m pytest -p interpreted $(LOOPS:%=tests/test_%.py)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under=92
+
 lint: $(DEV) ## check style, types, who imports whom, and the links of docs/
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -128,5 +138,5 @@ lock: ## write the lock files anew, with the newest releases that fit together
 	rm -rf .scratch/lock
 
 clean: ## remove caches and build files; .venv, results and checkpoints stay
-	rm -rf build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -32,8 +32,10 @@ BIN = Path(sys.executable).parent
 OF_TWINS = ("_dependencies.py", "_experiments.py", "_pages.py", "_pipeline.py", "_tracking.py")
 LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", ".scratch", "out", "mlflow.db*", "mlartifacts", "__pycache__", "*.egg-info", ".*_cache",
-    "dvc.lock", "cache", "tmp", "config.local", "site", ".cache",
+    "dvc.lock", "cache", "tmp", "config.local", "site", ".cache", ".coverage*",
 )  # fmt: skip
+
+
 def left_out(folder: str, names: list[str]) -> set[str]:
     """Return what a copy of the project does without; it takes over the loops that are compiled."""
     if Path(folder).parent == ROOT / "genmodels" / "compiled":

@@ -224,7 +224,10 @@ def test_without_a_seed_a_new_one_is_told(run: Run, file: Path) -> None:
     assert f"seed {first}" in again
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=[pytest.mark.slow] if name == "tempering" else []) for name in METHODS],
+)
 def test_the_time_limit_gives_the_best_so_far(run: Run, tmp_path: Path, method: str) -> None:
     write_rudy(tmp_path / "glass.rud", lattices.edwards_anderson((6, 6, 6), Key(2, "instance")))
     sweeps = 10**6 if method in ("exchange", "tempering") else 1000

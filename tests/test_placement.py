@@ -541,6 +541,7 @@ def test_a_shard_that_kills_every_worker_is_given_up_in_one_line(two):
         two.fetch(handle)
 
 
+@pytest.mark.slow
 def test_another_process_joins_and_leaves_a_running_ray(two, short, tmp_path):
     import ray
 

@@ -274,7 +274,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["2", pytest.param("0", marks=pytest.mark.slow)])
 def test_a_killed_command_goes_on_to_the_same_files(workers: str, tmp_path: Path) -> None:
     write_glass(tmp_path / "glass.coo")
     subprocess.run(command(tmp_path, "whole"), check=True, capture_output=True)
