@@ -46,6 +46,11 @@ class Spool:
         lines = text[: text.rfind("\n") + 1].splitlines()
         return [json.loads(line) for line in lines[self.shipped().n_lines :]]
 
+    def inputs(self) -> str:
+        """Return the digest of the stage's inputs that its run began with."""
+        with open(self.path) as file:
+            return str(json.loads(file.readline())["tags"]["genmodels.inputs"])
+
     def ended(self) -> bool:
         """Return whether the stage ended well."""
         lines = self.path.read_text().splitlines()

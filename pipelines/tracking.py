@@ -349,10 +349,7 @@ def left_behind() -> list[Path]:
 
 
 def unclosed(pipeline: str) -> Path | None:
-    """Return the folder of the last of these executions of a pipeline, if all its stages ended well.
-
-    What it said last is still so: a stage that another execution runs brings a folder of its own.
-    """
+    """Return the folder of the last of these executions of a pipeline, if all its stages ended well."""
     last, time = None, 0
     for folder in left_behind():
         owner = json.loads((folder / "owner.json").read_text())

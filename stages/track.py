@@ -15,26 +15,34 @@ from pipelines.stage import arguments, one_line_errors, out_folder
 def finish(path: Path) -> None:
     """Back-fill the cached stages, put the summary on the parent run, close it.
 
-    Where no stage ran, that is done for the last execution, if it was ended before it came to an end here.
+    Where no stage ran, that is done for the execution before, if it was ended here and is still what it was.
     Trouble with MLflow is said in a line and fails nothing: the events stay for a later execution.
     """
-    pipeline = out_folder(path).name
-    folder = tracking.spools() / execution.current(pipeline).key
+    folder = tracking.spools() / execution.current(out_folder(path).name).key
     try:
-        last = None if (folder / "owner.json").exists() else tracking.unclosed(pipeline)
+        last = None if (folder / "owner.json").exists() else _left_open(path)
         if set(tracking.left_behind()) - {last}:
             tracking.replay(tracking.connect(), spared=last)
         if (folder / "owner.json").exists():
             _close(folder, path)
         elif last is not None:
             with tracking.alone():
-                if tracking.unclosed(pipeline) == last:  # still
+                if _left_open(path) == last:  # still
                     _close(last, path)
     except Exception as error:  # the outer edge of tracking
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         print(
             f"genmodels: tracking: {reason}; kept in {tracking.spools()} and shipped later", file=sys.stderr
         )
+
+
+def _left_open(path: Path) -> Path | None:
+    """Return the folder of the last execution that was ended, if its stages would do today what they did."""
+    folder = tracking.unclosed(out_folder(path).name)
+    spools = [] if folder is None else spools_in(folder)
+    entries = dag.entries(path.parent / "dvc.yaml") if spools else {}
+    same = [spool.stage in entries and spool.inputs() == entries[spool.stage].inputs() for spool in spools]
+    return folder if same and all(same) else None
 
 
 def _close(folder: Path, path: Path) -> None:

@@ -381,6 +381,15 @@ def test_what_a_last_stage_left_undone_the_next_one_does(twins: Twins) -> None:
     mlflow.set_experiment("genmodels")
     tables = [mlflow.load_table("table_of_models.json", [run.info.run_id]) for run in (parent, whole)]
     assert tables[0].equals(tables[1])
+    # Of other parameters by now: what the numbers in out/ say is not of that execution.
+    one.repro("--force", "--single-item", "sample@vae", GENMODELS_WORKERS="0")
+    assert one.run("python", "-c", ENDING, "2", check=False).returncode == 9
+    one.change({"sample.n": 5})
+    one.run("python", "-m", "stages.track")
+    other = parents(one.folder)[0]
+    assert other.info.run_id != parent.info.run_id
+    assert other.info.status == "FINISHED"
+    assert below(one.folder, other).keys() == {"sample@vae"}
     assert not list((one.folder / ".scratch/tracking").glob("*/owner.json"))
 
 
